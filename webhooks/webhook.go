@@ -1,0 +1,162 @@
+// Package webhooks owns the webhook resource: its fields, their rules and
+// defaults, and the Registry in which webhooks live.
+//
+// Package delivery beneath it sends records to a webhook's URL.
+package webhooks
+
+import "time"
+
+// State of a webhook. Active, Paused and Disabled are stored; Failed is what a
+// running group reports over a stored Active.
+type State string
+
+// The states of contract section 2.
+const (
+	Active   State = "active"
+	Paused   State = "paused"   // by a person; keeps offsets
+	Disabled State = "disabled" // 410 from the receiver, or an operator
+	Failed   State = "failed"   // cannot run; retried with backoff
+)
+
+// Webhook is one subscription: a Kafka consumer group bound to one receiver URL.
+// Its JSON form is the resource of the API. A value that came out of Decode or
+// the Registry is complete: every default is filled in.
+type Webhook struct {
+	ID             string            `json:"id"`
+	Tenant         string            `json:"tenant"`
+	URL            string            `json:"url"`
+	Topics         []string          `json:"topics"`
+	GroupID        string            `json:"group_id"`
+	Description    string            `json:"description"`
+	Labels         map[string]string `json:"labels"`
+	State          State             `json:"state"`
+	StateReason    *string           `json:"state_reason"`
+	Start          string            `json:"start"`           // latest, earliest or an RFC 3339 time
+	OffsetReset    string            `json:"offset_reset"`    // error, earliest, latest
+	IsolationLevel string            `json:"isolation_level"` // read_committed, read_uncommitted
+	Ordering       string            `json:"ordering"`        // partition, none
+	MaxInFlight    int               `json:"max_in_flight"`   // deliveries per partition
+	Batch          Batch             `json:"batch"`
+	Fetch          Fetch             `json:"fetch"`
+	Format         Format            `json:"format"`
+	Request        Request           `json:"request"`
+	Ack            Ack               `json:"ack"`
+	Retry          Retry             `json:"retry"`
+	OnExhausted    string            `json:"on_exhausted"` // block, dead_letter, skip
+	DeadLetter     DeadLetter        `json:"dead_letter"`
+	Signing        Signing           `json:"signing"`
+	CreatedAt      time.Time         `json:"created_at"`
+	UpdatedAt      time.Time         `json:"updated_at"`
+}
+
+// Values of the fields that are words.
+const (
+	OrderingPartition = "partition"
+	OrderingNone      = "none"
+
+	AckAuto     = "auto"
+	AckExplicit = "explicit"
+
+	OnExhaustedBlock      = "block"
+	OnExhaustedDeadLetter = "dead_letter"
+	OnExhaustedSkip       = "skip"
+
+	ResetError    = "error"
+	ResetEarliest = "earliest"
+	ResetLatest   = "latest"
+
+	StartEarliest = "earliest"
+	StartLatest   = "latest"
+)
+
+// Batch says when a delivery is full.
+type Batch struct {
+	MaxRecords int `json:"max_records"`
+	MaxBytes   int `json:"max_bytes"` // key + value + headers as stored in Kafka
+	LingerMs   int `json:"linger_ms"` // 0: whatever is there goes at once
+}
+
+// Linger is LingerMs as a duration.
+func (b Batch) Linger() time.Duration { return time.Duration(b.LingerMs) * time.Millisecond }
+
+// Fetch bounds what is fetched ahead per partition.
+type Fetch struct {
+	MinBytes        int `json:"min_bytes"`
+	MaxBytes        int `json:"max_bytes"`
+	MaxWaitMs       int `json:"max_wait_ms"`
+	PrefetchRecords int `json:"prefetch_records"`
+	PrefetchBytes   int `json:"prefetch_bytes"`
+}
+
+// Format of the request body.
+type Format struct {
+	Type  string `json:"type"`  // envelope
+	Key   string `json:"key"`   // auto, base64
+	Value string `json:"value"` // auto, json, string, base64
+}
+
+// Request settings of a delivery.
+type Request struct {
+	TimeoutMs int               `json:"timeout_ms"` // one deadline over dial, TLS, write, headers and body
+	Headers   map[string]string `json:"headers"`
+}
+
+// Timeout is TimeoutMs as a duration.
+func (r Request) Timeout() time.Duration { return time.Duration(r.TimeoutMs) * time.Millisecond }
+
+// Ack settings.
+type Ack struct {
+	Mode         string `json:"mode"` // auto, explicit
+	TimeoutMs    int    `json:"timeout_ms"`
+	MaxTimeoutMs int    `json:"max_timeout_ms"`
+}
+
+// Timeout is TimeoutMs as a duration.
+func (a Ack) Timeout() time.Duration { return time.Duration(a.TimeoutMs) * time.Millisecond }
+
+// MaxTimeout is MaxTimeoutMs as a duration.
+func (a Ack) MaxTimeout() time.Duration { return time.Duration(a.MaxTimeoutMs) * time.Millisecond }
+
+// Retry says when a failed delivery is tried again, and when it is given up.
+type Retry struct {
+	InitialBackoffMs int     `json:"initial_backoff_ms"`
+	MaxBackoffMs     int     `json:"max_backoff_ms"`
+	Multiplier       float64 `json:"multiplier"`
+	MaxAttempts      int     `json:"max_attempts"` // 0: without end
+	MaxAgeMs         int64   `json:"max_age_ms"`   // from the first attempt; 0: without end
+}
+
+// DeadLetter is where exhausted deliveries go.
+type DeadLetter struct {
+	Topic *string `json:"topic"`
+}
+
+// Signing of deliveries by Standard Webhooks.
+type Signing struct {
+	Enabled bool `json:"enabled"`
+}
+
+// Default returns a webhook with every default of the contract and no identity.
+func Default() Webhook {
+	return Webhook{
+		Tenant:         DefaultTenant,
+		Labels:         map[string]string{},
+		State:          Active,
+		Start:          StartLatest,
+		OffsetReset:    ResetError,
+		IsolationLevel: "read_committed",
+		Ordering:       OrderingPartition,
+		MaxInFlight:    1,
+		Batch:          Batch{MaxRecords: 100, MaxBytes: 1 << 20},
+		Fetch:          Fetch{MinBytes: 1, MaxBytes: 1 << 20, MaxWaitMs: 500, PrefetchRecords: 1000, PrefetchBytes: 4 << 20},
+		Format:         Format{Type: "envelope", Key: "auto", Value: "auto"},
+		Request:        Request{TimeoutMs: 30_000, Headers: map[string]string{}},
+		Ack:            Ack{Mode: AckAuto, TimeoutMs: 30_000, MaxTimeoutMs: 600_000},
+		Retry:          Retry{InitialBackoffMs: 500, MaxBackoffMs: 60_000, Multiplier: 2},
+		OnExhausted:    OnExhaustedBlock,
+		Signing:        Signing{Enabled: true},
+	}
+}
+
+// DefaultTenant is the only tenant of an installation without tenants.
+const DefaultTenant = "default"
