@@ -1,0 +1,38 @@
+// Package acker keeps the books of acknowledgement: which records of a
+// partition were handed out, what the receiver said about them, and how far
+// the consumer group may commit. Beside the books it holds the three texts that
+// carry their state elsewhere: ack tokens, delivery ids and commit metadata.
+//
+// The package is plain data in, plain data out: no goroutine, lock, clock or
+// I/O. Time comes in as an argument, and whoever owns a [Ledger] calls it from
+// one goroutine. [Tokens] and [DeliveryIDs] may be shared.
+//
+// # The life of a delivery
+//
+//	            Send              Lease
+//	Waiting ----------> Sent ----------------> Leased
+//	  ^  ^               |  \                   |  |
+//	  |  +----- Fail ----+   +---- nack ----+---+  |
+//	  |                                     v      |
+//	  |                       Send <----- Nacked   |
+//	  +------------------- Fail -------------------+
+//
+// From every state an ack, a dead letter or a skip leads to Settled, except
+// that an ack does not override a nack: the first outcome stands. A nack ends
+// when the next attempt is sent; from then on an ack of any attempt counts,
+// because every attempt carries the same records.
+//
+// # Promises
+//
+//   - [Ledger.Next], the offset to commit, never passes a record that is not
+//     settled and never goes down.
+//   - A statement counts wholly or not at all, whichever way it came: every
+//     check comes before the first change.
+//   - Records are settled from the front of a delivery only, so a delivery is
+//     always a contiguous rest of what was sent. Its attempts and the time of
+//     the first survive a partial ack and a split.
+//   - Only what was sent in this tenure can be acked.
+//
+// Work is in proportion to the runs of consecutive offsets, not to the records
+// in them: a batch without holes is one run.
+package acker
