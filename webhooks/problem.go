@@ -2,6 +2,7 @@ package webhooks
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 )
 
@@ -11,18 +12,61 @@ var ErrMalformed = errors.New("not a JSON object")
 // FieldError is one complaint about one field.
 type FieldError struct {
 	Pointer string // RFC 6901 JSON pointer into the body; "" is the whole body
-	Detail  string // a sentence that never repeats the offending value
+	Detail  string // completes "<field> ..."; never repeats the offending value
 }
 
-// ValidationError holds every complaint about a webhook at once.
+// ValidationError holds the complaints about a webhook, at most maxComplaints of
+// them and at most one per pointer, in the order in which they were found.
 type ValidationError struct{ Fields []FieldError }
 
 func (e *ValidationError) Error() string {
-	var b strings.Builder
-	b.WriteString("webhook is not valid")
+	details := make([]string, len(e.Fields))
 	for i, f := range e.Fields {
-		b.WriteString([]string{": ", "; "}[min(i, 1)])
-		b.WriteString(f.Pointer + " " + f.Detail)
+		details[i] = strings.TrimPrefix(f.Pointer+" "+f.Detail, " ")
 	}
-	return b.String()
+	return "webhook is not valid: " + strings.Join(details, "; ")
+}
+
+const (
+	// maxComplaints bounds an answer, whatever was sent.
+	maxComplaints = 50
+
+	// maxPointerName is the longest member name that goes into a pointer as it was sent.
+	maxPointerName = 64
+)
+
+// complaints collects what is wrong with one webhook. The first complaint about
+// a pointer stands: what follows from it (a url of the wrong type is also
+// missing) would only repeat it.
+type complaints struct{ fields []FieldError }
+
+func (c *complaints) add(pointer, format string, args ...any) {
+	if len(c.fields) == maxComplaints {
+		return
+	}
+	for _, f := range c.fields {
+		if f.Pointer == pointer {
+			return
+		}
+	}
+	c.fields = append(c.fields, FieldError{pointer, fmt.Sprintf(format, args...)})
+}
+
+// err is nil or a *ValidationError.
+func (c *complaints) err() error {
+	if len(c.fields) == 0 {
+		return nil
+	}
+	return &ValidationError{c.fields}
+}
+
+var pointerEscapes = strings.NewReplacer("~", "~0", "/", "~1")
+
+// child is the pointer to a member of an object. A name too long to be repeated
+// leaves the pointer at the object.
+func child(pointer, name string) string {
+	if len(name) > maxPointerName {
+		return pointer
+	}
+	return pointer + "/" + pointerEscapes.Replace(name)
 }

@@ -67,6 +67,9 @@ const (
 
 	StartEarliest = "earliest"
 	StartLatest   = "latest"
+
+	ReadCommitted   = "read_committed"
+	ReadUncommitted = "read_uncommitted"
 )
 
 // Batch says when a delivery is full.
@@ -144,7 +147,7 @@ func Default() Webhook {
 		State:          Active,
 		Start:          StartLatest,
 		OffsetReset:    ResetError,
-		IsolationLevel: "read_committed",
+		IsolationLevel: ReadCommitted,
 		Ordering:       OrderingPartition,
 		MaxInFlight:    1,
 		Batch:          Batch{MaxRecords: 100, MaxBytes: 1 << 20},

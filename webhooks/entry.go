@@ -1,0 +1,121 @@
+package webhooks
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+)
+
+// Entry is a webhook as it stands in the registry.
+type Entry struct {
+	Webhook  Webhook
+	Secret   []byte // signing secret, raw bytes
+	Revision int64  // rises with every change of this id: the ETag
+}
+
+// Clone returns a webhook that shares no memory with w.
+func (w Webhook) Clone() Webhook {
+	w.Topics = slices.Clone(w.Topics)
+	w.Labels = maps.Clone(w.Labels)
+	w.Request.Headers = maps.Clone(w.Request.Headers)
+	w.StateReason = clonePointer(w.StateReason)
+	w.DeadLetter.Topic = clonePointer(w.DeadLetter.Topic)
+	return w
+}
+
+func (e Entry) clone() Entry {
+	e.Webhook = e.Webhook.Clone()
+	e.Secret = bytes.Clone(e.Secret)
+	return e
+}
+
+func clonePointer(s *string) *string {
+	if s == nil {
+		return nil
+	}
+	return new(*s)
+}
+
+// sameContent tells whether two webhooks are alike in all that their owner sets.
+func sameContent(a, b Webhook) bool {
+	content := func(w Webhook) []byte {
+		d := Default()
+		w.Tenant, w.State, w.StateReason, w.CreatedAt, w.UpdatedAt = d.Tenant, d.State, d.StateReason, d.CreatedAt, d.UpdatedAt
+		data, err := json.Marshal(w)
+		if err != nil {
+			panic(fmt.Sprintf("webhooks: encoding a webhook: %v", err)) // only a NaN multiplier, which Validate refuses
+		}
+		return data
+	}
+	return bytes.Equal(content(a), content(b))
+}
+
+// storedVersion is the layout of the values this build writes, and the only one
+// it reads. Adding a field raises it: an older build must not drop the field by
+// writing the webhook back.
+const storedVersion = 1
+
+// stored is the value of a record of the registry.
+type stored struct {
+	Version int     `json:"version"`
+	Webhook Webhook `json:"webhook"`
+	Secret  []byte  `json:"sealed_secret"` // AES256-GCM, associated data is tenant/id
+}
+
+// Keys of records in the registry. A webhook's carries its tenant.
+const (
+	webhookPrefix = "webhook/"
+
+	// markerKey belongs to no webhook: see Registry.settle.
+	markerKey = "marker"
+)
+
+func key(tenant, id string) string { return webhookPrefix + tenant + "/" + id }
+
+// owner is the associated data of a webhook's sealed secret.
+func owner(w *Webhook) string { return w.Tenant + "/" + w.ID }
+
+func encode(w Webhook, secret []byte, keys *Keys) ([]byte, error) {
+	sealed, err := keys.seal(secret, owner(&w))
+	if err != nil {
+		return nil, err
+	}
+	value, err := json.Marshal(stored{storedVersion, w, sealed})
+	if err != nil {
+		return nil, fmt.Errorf("encoding webhook %s: %w", w.ID, err)
+	}
+	return value, nil
+}
+
+// decodeEntry reads a record. What it cannot read whole it refuses: an entry half
+// understood would be written back with a part missing. Beside the error for a
+// secret that does not open it still tells the webhook.
+func decodeEntry(recordKey string, value []byte, revision int64, keys *Keys) (Entry, error) {
+	var version struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(value, &version); err != nil {
+		return Entry{}, errors.New("the value is not JSON of ours")
+	}
+	if version.Version != storedVersion {
+		return Entry{}, fmt.Errorf("the value has version %d, this build reads %d", version.Version, storedVersion)
+	}
+	s := stored{Webhook: Default()}
+	d := json.NewDecoder(bytes.NewReader(value))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&s); err != nil {
+		return Entry{}, errors.New("the value does not have the fields of its version")
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return Entry{}, errors.New("the value goes on after its end")
+	}
+	if key(s.Webhook.Tenant, s.Webhook.ID) != recordKey {
+		return Entry{}, errors.New("the value belongs to another key")
+	}
+	secret, err := keys.open(s.Secret, owner(&s.Webhook))
+	return Entry{s.Webhook, secret, revision}, err
+}
