@@ -1,0 +1,111 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strconv"
+	"syscall"
+)
+
+// Codes say why an attempt failed. They are what users see of it: no address, no
+// system's message. Besides these there is "http_" and a status.
+const (
+	CodeDNS             = "dns_error"             // the host's name could not be resolved
+	CodeConnectRefused  = "connect_refused"       // nobody listens
+	CodeConnectTimeout  = "connect_timeout"       // no connection within 3 s
+	CodeConnectFailed   = "connect_failed"        // any other way not to be connected, as no route
+	CodeTLS             = "tls_error"             // no TLS, a bad certificate, or no handshake within 5 s
+	CodeTimeout         = "timeout"               // the request's deadline passed
+	CodeConnectionReset = "connection_reset"      // the connection ended before an answer came
+	CodeMalformed       = "response_malformed"    // the answer is not HTTP, or its headers are too long
+	CodeTruncated       = "response_truncated"    // the answer's body was cut short
+	CodeTooLarge        = "response_too_large"    // a JSON answer longer than what is read
+	CodeRedirect        = "redirect_not_followed" // a final 1xx or a 3xx
+	CodeAckMalformed    = "ack_malformed"         // the answer has an ack that does not fit
+	CodeCanceled        = "canceled"              // we gave the attempt up
+	codeHTTPPrefix      = "http_"
+)
+
+// httpCode is the code of a status that is no success.
+func httpCode(status int) string { return codeHTTPPrefix + strconv.Itoa(status) }
+
+// transportCode finds the code for an attempt that got no answer. outer is the
+// caller's context, inner the attempt's own with its deadline.
+func transportCode(outer, inner context.Context, err error) string {
+	if outer.Err() != nil {
+		return CodeCanceled
+	}
+	if inner.Err() != nil {
+		return CodeTimeout
+	}
+	if _, ok := errors.AsType[*tlsError](err); ok {
+		return CodeTLS
+	}
+	if _, ok := errors.AsType[*net.DNSError](err); ok {
+		return CodeDNS
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		switch op.Op {
+		case "dial":
+			return dialCode(op)
+		case "remote error", "local error":
+			return CodeTLS // an alert; in TLS 1.3 a missing client certificate shows only now
+		default:
+			return CodeConnectionReset
+		}
+	}
+	if endedByPeer(err) {
+		return CodeConnectionReset
+	}
+	return CodeMalformed
+}
+
+func dialCode(err *net.OpError) string {
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return CodeConnectRefused
+	case err.Timeout():
+		return CodeConnectTimeout
+	default:
+		return CodeConnectFailed
+	}
+}
+
+// bodyCode is transportCode for an answer that broke off within its body.
+func bodyCode(outer, inner context.Context, err error) string {
+	code := transportCode(outer, inner, err)
+	if code == CodeConnectionReset {
+		return CodeTruncated
+	}
+	return code
+}
+
+// endedByPeer reports whether the connection, or the HTTP/2 stream, was ended in
+// an orderly way under a request.
+func endedByPeer(err error) bool {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || closedWhileIdle(err) {
+		return true
+	}
+	_, ok := errors.AsType[streamReset](err)
+	return ok
+}
+
+// closedWhileIdle reports that the receiver had closed the connection before any
+// byte of the request went out on it: net/http closes its end in the same moment
+// in which it makes this error, and takes no request afterwards. The error has no
+// name, so its text is all there is to know it by.
+func closedWhileIdle(err error) bool {
+	return err.Error() == "http: server closed idle connection"
+}
+
+// streamReset is the shape of net/http's own error for an HTTP/2 stream that the
+// receiver ended; errors.As fills it in by field names.
+type streamReset struct {
+	StreamID uint32
+	Code     uint32
+	Cause    error
+}
+
+func (streamReset) Error() string { return "http2 stream reset" }

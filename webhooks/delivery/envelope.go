@@ -1,0 +1,202 @@
+package delivery
+
+import (
+	"encoding/base64"
+	"strconv"
+	"strings"
+
+	"github.com/kpush/kpush/internal/records"
+	"github.com/kpush/kpush/webhooks"
+)
+
+// keyFormat says how keys are written.
+type keyFormat uint8
+
+const (
+	keyAuto   keyFormat = iota // a JSON string where the bytes are UTF-8, else base64
+	keyBase64                  // always base64
+)
+
+func keyFormatOf(word string) keyFormat {
+	if word == "base64" {
+		return keyBase64
+	}
+	return keyAuto
+}
+
+// valueFormat says how values are written.
+type valueFormat uint8
+
+const (
+	valueJSON   valueFormat = iota // JSON as it is, anything else as base64
+	valueString                    // a JSON string where the bytes are UTF-8, else base64
+	valueBase64                    // always base64
+)
+
+func valueFormatOf(word string) valueFormat {
+	switch word {
+	case "string":
+		return valueString
+	case "base64":
+		return valueBase64
+	default: // auto, json
+		return valueJSON
+	}
+}
+
+// envelopeParts are the stretches of an envelope's head that are the same in all
+// deliveries of a webhook, named after what stands before them.
+type envelopeParts struct {
+	afterID      string
+	afterAttempt string
+	afterToken   string
+}
+
+func newEnvelopeParts(w webhooks.Webhook, ackURL string) envelopeParts {
+	return envelopeParts{
+		afterID:      `,"webhook_id":` + quoted(w.ID) + `,"attempt":`,
+		afterAttempt: `,"group_id":` + quoted(w.GroupID) + `,"generation":`,
+		afterToken:   `,"url":` + quoted(ackURL) + `,"timeout_ms":` + strconv.Itoa(w.Ack.TimeoutMs) + `},`,
+	}
+}
+
+// envelopeTime is RFC 3339 in UTC with milliseconds.
+const envelopeTime = "2006-01-02T15:04:05.000Z"
+
+// appendFixed appends the part of the head from the topic to the token.
+func (m *Message) appendFixed(dst []byte) []byte {
+	dst = append(dst, `,"topic":`...)
+	dst = appendQuoted(dst, m.topic)
+	dst = append(dst, `,"partition":`...)
+	dst = strconv.AppendInt(dst, int64(m.partition), 10)
+	dst = append(dst, `,"first_offset":`...)
+	dst = strconv.AppendInt(dst, m.first, 10)
+	dst = append(dst, `,"last_offset":`...)
+	dst = strconv.AppendInt(dst, m.last, 10)
+	dst = append(dst, `,"record_count":`...)
+	dst = strconv.AppendInt(dst, int64(m.count), 10)
+	return append(dst, `,"ack":{"token":`...)
+}
+
+// appendHead appends everything before the records, for one attempt.
+func (m *Message) appendHead(dst []byte, a Attempt) []byte {
+	parts := &m.client.envelope
+	dst = append(dst, `{"type":"kafka.records","timestamp":"`...)
+	dst = a.Now.UTC().AppendFormat(dst, envelopeTime)
+	dst = append(dst, `","delivery_id":`...)
+	dst = appendQuoted(dst, m.id)
+	dst = append(dst, parts.afterID...)
+	dst = strconv.AppendInt(dst, int64(a.Number), 10)
+	dst = append(dst, parts.afterAttempt...)
+	dst = strconv.AppendInt(dst, int64(a.Generation), 10)
+	dst = append(dst, m.fixed...)
+	dst = appendQuoted(dst, a.Token)
+	return append(dst, parts.afterToken...)
+}
+
+// appendRecords appends the records' array and the end of the envelope.
+func (m *Message) appendRecords(dst []byte, b *records.Batch, from, to int) []byte {
+	dst = append(dst, `"records":[`...)
+	for i := from; i < to; i++ {
+		if i > from {
+			dst = append(dst, ',')
+		}
+		r := &b.Records[i]
+		dst = append(dst, `{"offset":`...)
+		dst = strconv.AppendInt(dst, r.Offset, 10)
+		dst = append(dst, `,"timestamp":`...)
+		dst = strconv.AppendInt(dst, r.Timestamp, 10)
+		dst = append(dst, timestampType(r.TimestampType)...)
+		dst = m.client.key.append(dst, b.Key(i))
+		dst = m.appendValue(dst, b.Value(i))
+		dst = append(dst, `,"headers":[`...)
+		for j := range b.Headers(i) {
+			if j > 0 {
+				dst = append(dst, ',')
+			}
+			dst = appendHeader(dst, b, i, j)
+		}
+		dst = append(dst, `]}`...)
+	}
+	return append(dst, `]}`...)
+}
+
+func timestampType(t records.TimestampType) string {
+	switch t {
+	case records.TimestampCreate:
+		return `,"timestamp_type":"create"`
+	case records.TimestampLogAppend:
+		return `,"timestamp_type":"log_append"`
+	default:
+		return `,"timestamp_type":"none"`
+	}
+}
+
+// append appends a record's key and the comma before it.
+func (f keyFormat) append(dst, key []byte) []byte {
+	if key == nil {
+		return append(dst, `,"key":null`...)
+	}
+	if f == keyAuto {
+		if dst, ok := appendString(append(dst, `,"key":`...), key); ok {
+			return dst
+		}
+	}
+	return appendBase64(append(dst, `,"key_base64":"`...), key)
+}
+
+// appendValue appends a record's value and the comma before it. A tombstone, and
+// nothing else, is "value":null: the JSON text null goes as base64.
+func (m *Message) appendValue(dst, value []byte) []byte {
+	if value == nil {
+		return append(dst, `,"value":null`...)
+	}
+	switch m.client.value {
+	case valueJSON:
+		if m.check.embeddable(value) {
+			return append(append(dst, `,"value":`...), value...)
+		}
+	case valueString:
+		if len(value) == 0 {
+			break // an empty value is "value_base64":"" in every format
+		}
+		if dst, ok := appendString(append(dst, `,"value":`...), value); ok {
+			return dst
+		}
+	}
+	return appendBase64(append(dst, `,"value_base64":"`...), value)
+}
+
+func appendHeader(dst []byte, b *records.Batch, i, j int) []byte {
+	name, value := b.Header(i, j)
+	if named, ok := appendString(append(dst, `{"name":`...), name); ok {
+		dst = named
+	} else {
+		dst = appendBase64(append(dst, `{"name_base64":"`...), name)
+	}
+	if value == nil {
+		return append(dst, `,"value":null}`...)
+	}
+	if valued, ok := appendString(append(dst, `,"value":`...), value); ok {
+		dst = valued
+	} else {
+		dst = appendBase64(append(dst, `,"value_base64":"`...), value)
+	}
+	return append(dst, '}')
+}
+
+// appendBase64 appends the base64 of p and the closing quote.
+func appendBase64(dst, p []byte) []byte {
+	return append(base64.StdEncoding.AppendEncode(dst, p), '"')
+}
+
+// appendQuoted appends s as a JSON string. What is not UTF-8 becomes U+FFFD.
+func appendQuoted(dst []byte, s string) []byte {
+	if quoted, ok := appendString(dst, s); ok {
+		return quoted
+	}
+	dst, _ = appendString(dst, strings.ToValidUTF8(s, "\uFFFD"))
+	return dst
+}
+
+func quoted(s string) string { return string(appendQuoted(nil, s)) }

@@ -1,0 +1,291 @@
+package delivery
+
+import (
+	"math/bits"
+	"unicode/utf8"
+)
+
+// maxNesting is how deep objects and arrays may be nested in a value that is
+// embedded as JSON, the limit of encoding/json. A deeper value goes as base64.
+const maxNesting = 10_000
+
+// validator tells values that can stand in the envelope as they are. Its memory
+// is reused from value to value; it is not safe for concurrent use.
+type validator struct {
+	objects [maxNesting/64 + 1]uint64 // a bit per open level: set for an object, clear for an array
+}
+
+// embeddable reports whether b is a JSON text in UTF-8 that can stand unchanged
+// as a record's value: any but null, which is how a tombstone is told.
+func (v *validator) embeddable(b []byte) bool {
+	i := skipSpace(b, 0)
+	return i < len(b) && b[i] != 'n' && v.valid(b, i)
+}
+
+// valid reports whether b is one JSON text in UTF-8 from i on. It is what
+// json.Valid and utf8.Valid say together.
+func (v *validator) valid(b []byte, i int) bool {
+	depth := 0
+	for {
+		// Here a value is due.
+		i = skipSpace(b, i)
+		if i == len(b) {
+			return false
+		}
+		switch c := b[i]; c {
+		case '{', '[':
+			if depth == maxNesting {
+				return false
+			}
+			i = skipSpace(b, i+1)
+			if i == len(b) {
+				return false
+			}
+			if b[i] == c+2 { // '}' and ']' stand two after '{' and '['
+				i++
+				break // an empty one is a whole value
+			}
+			if c == '{' {
+				v.objects[depth>>6] |= 1 << (depth & 63)
+				if i = keyEnd(b, i); i < 0 {
+					return false
+				}
+			} else {
+				v.objects[depth>>6] &^= 1 << (depth & 63)
+			}
+			depth++
+			continue
+		case '"':
+			i = stringEnd(b, i+1)
+		case 't':
+			i = literalEnd(b, i, "true")
+		case 'f':
+			i = literalEnd(b, i, "false")
+		case 'n':
+			i = literalEnd(b, i, "null")
+		default:
+			i = numberEnd(b, i)
+		}
+		if i < 0 {
+			return false
+		}
+
+		// Here a value has ended: close what it closes.
+		for {
+			i = skipSpace(b, i)
+			if depth == 0 {
+				return i == len(b)
+			}
+			if i == len(b) {
+				return false
+			}
+			object := v.objects[(depth-1)>>6]>>((depth-1)&63)&1 == 1
+			c := b[i]
+			i++
+			if c == ',' {
+				if object {
+					if i = keyEnd(b, skipSpace(b, i)); i < 0 {
+						return false
+					}
+				}
+				break
+			}
+			if object && c != '}' || !object && c != ']' {
+				return false
+			}
+			depth--
+		}
+	}
+}
+
+func skipSpace(b []byte, i int) int {
+	for i < len(b) && b[i] <= ' ' && (b[i] == ' ' || b[i] == '\n' || b[i] == '\r' || b[i] == '\t') {
+		i++
+	}
+	return i
+}
+
+// keyEnd returns where the value of the object's member at i begins, -1 if there is none.
+func keyEnd(b []byte, i int) int {
+	if i == len(b) || b[i] != '"' {
+		return -1
+	}
+	if i = stringEnd(b, i+1); i < 0 {
+		return -1
+	}
+	if i = skipSpace(b, i); i == len(b) || b[i] != ':' {
+		return -1
+	}
+	return i + 1
+}
+
+// stringEnd returns the index after the closing quote of the string whose text
+// begins at i, -1 if it does not end or is no JSON string in UTF-8.
+func stringEnd(b []byte, i int) int {
+	for {
+		i += plainPrefix(b[i:])
+		if i == len(b) {
+			return -1
+		}
+		switch c := b[i]; {
+		case c == '"':
+			return i + 1
+		case c == '\\':
+			n := escapeLen(b[i+1:])
+			if n == 0 {
+				return -1
+			}
+			i += 1 + n
+		case c < ' ':
+			return -1
+		default:
+			r, n := utf8.DecodeRune(b[i:])
+			if r == utf8.RuneError && n == 1 {
+				return -1
+			}
+			i += n
+		}
+	}
+}
+
+// escapeLen is the length of the escape that b begins with, without its
+// backslash; 0 if it is none.
+func escapeLen(b []byte) int {
+	if len(b) == 0 {
+		return 0
+	}
+	switch b[0] {
+	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+		return 1
+	case 'u':
+		if len(b) < 5 {
+			return 0
+		}
+		for _, c := range b[1:5] {
+			if !('0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'f') {
+				return 0
+			}
+		}
+		return 5
+	}
+	return 0
+}
+
+func literalEnd(b []byte, i int, word string) int {
+	if len(b)-i < len(word) || string(b[i:i+len(word)]) != word {
+		return -1
+	}
+	return i + len(word)
+}
+
+// numberEnd returns the index after the number at i, -1 if there is none.
+func numberEnd(b []byte, i int) int {
+	if b[i] == '-' {
+		i++
+	}
+	if i < len(b) && b[i] == '0' {
+		i++
+	} else if i = digitsEnd(b, i); i < 0 {
+		return -1
+	}
+	if i < len(b) && b[i] == '.' {
+		if i = digitsEnd(b, i+1); i < 0 {
+			return -1
+		}
+	}
+	if i < len(b) && b[i]|0x20 == 'e' {
+		i++
+		if i < len(b) && (b[i] == '+' || b[i] == '-') {
+			i++
+		}
+		i = digitsEnd(b, i)
+	}
+	return i
+}
+
+// digitsEnd returns the index after the digits at i, -1 if there is none.
+func digitsEnd(b []byte, i int) int {
+	from := i
+	for i < len(b) && b[i]-'0' <= 9 {
+		i++
+	}
+	if i == from {
+		return -1
+	}
+	return i
+}
+
+// plainPrefix is how many bytes at the beginning of s mean themselves in a JSON
+// string: ASCII without control bytes, quotes and backslashes.
+func plainPrefix[T string | []byte](s T) int {
+	const (
+		ones = 0x0101010101010101
+		high = 0x80 * ones
+	)
+	i := 0
+	for ; i+8 <= len(s); i += 8 {
+		x := load64(s[i : i+8])
+		// The top bit of a byte is set where the byte is below ' ', a quote, a
+		// backslash, or above ASCII. A borrow may set it wrongly in the bytes above
+		// such a one, so only the lowest counts.
+		if m := ((x - ' '*ones) | ((x ^ '"'*ones) - ones) | ((x ^ '\\'*ones) - ones) | x) & high; m != 0 {
+			return i + bits.TrailingZeros64(m)>>3
+		}
+	}
+	for ; i < len(s); i++ {
+		if c := s[i]; c < ' ' || c == '"' || c == '\\' || c >= utf8.RuneSelf {
+			return i
+		}
+	}
+	return i
+}
+
+func load64[T string | []byte](s T) uint64 {
+	_ = s[7]
+	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+}
+
+// appendString appends s as a JSON string. When s is not UTF-8 it reports false
+// and the result is to be dropped.
+func appendString[T string | []byte](dst []byte, s T) (_ []byte, ok bool) {
+	dst = append(dst, '"')
+	for {
+		n := plainPrefix(s)
+		for n < len(s) && s[n] >= utf8.RuneSelf {
+			r, size := decodeRune(s[n:])
+			if r == utf8.RuneError && size == 1 {
+				return dst, false
+			}
+			n += size
+			n += plainPrefix(s[n:])
+		}
+		dst = append(dst, s[:n]...)
+		if n == len(s) {
+			return append(dst, '"'), true
+		}
+		dst = appendEscape(dst, s[n])
+		s = s[n+1:]
+	}
+}
+
+func decodeRune[T string | []byte](s T) (rune, int) {
+	return utf8.DecodeRuneInString(string(s[:min(len(s), utf8.UTFMax)]))
+}
+
+// appendEscape appends the escape of a quote, a backslash or a control byte.
+func appendEscape(dst []byte, c byte) []byte {
+	const hex = "0123456789abcdef"
+	switch c {
+	case '"', '\\':
+		return append(dst, '\\', c)
+	case '\n':
+		return append(dst, '\\', 'n')
+	case '\r':
+		return append(dst, '\\', 'r')
+	case '\t':
+		return append(dst, '\\', 't')
+	default:
+		return append(dst, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+	}
+}

@@ -1,0 +1,112 @@
+package delivery
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+)
+
+const (
+	connectTimeout = 3 * time.Second // name resolution and TCP
+	tlsTimeout     = 5 * time.Second // TLS handshake
+	idleTimeout    = 90 * time.Second
+
+	// maxIdle connections are kept open, more than a process has deliveries in
+	// flight to one receiver, so that none of them reconnects.
+	maxIdle = 1024
+
+	// maxAnswerHeader bounds what is read before the body, informational answers
+	// included.
+	maxAnswerHeader = 64 << 10
+
+	// An HTTP/2 connection on which nothing was heard for pingAfter is asked for a
+	// sign of life, and given up after pingTimeout: requests share it, and would
+	// otherwise time out on it one after the other.
+	pingAfter   = 15 * time.Second
+	pingTimeout = 10 * time.Second
+)
+
+// newTransport makes a transport that goes only where the URL says: it uses no
+// proxy, and follows nothing. control may be nil.
+func newTransport(control func(network, address string, conn syscall.RawConn) error) *http.Transport {
+	d := &dialer{
+		tcp: net.Dialer{Timeout: connectTimeout, Control: control},
+		tls: &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}},
+	}
+	return &http.Transport{
+		Proxy:                  nil,
+		DialContext:            d.dial,
+		DialTLSContext:         d.dialTLS,
+		ForceAttemptHTTP2:      true,
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+		DisableCompression:     true,
+		MaxIdleConns:           0, // one host, bounded by the line below
+		MaxIdleConnsPerHost:    maxIdle,
+		IdleConnTimeout:        idleTimeout,
+		MaxResponseHeaderBytes: maxAnswerHeader,
+	}
+}
+
+// dialer opens connections. net/http finishes a dial even when the request that
+// asked for it is gone, so each step has a time limit of its own.
+type dialer struct {
+	tcp net.Dialer
+	tls *tls.Config
+}
+
+func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := d.tcp.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return plainConn{c}, nil
+}
+
+func (d *dialer) dialTLS(ctx context.Context, network, address string) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("dialing: %w", err)
+	}
+	plain, err := d.tcp.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	config := d.tls.Clone()
+	config.ServerName = host
+	c := tls.Client(plain, config)
+	ctx, cancel := context.WithTimeout(ctx, tlsTimeout)
+	defer cancel()
+	if err := c.HandshakeContext(ctx); err != nil {
+		plain.Close()
+		return nil, &tlsError{err}
+	}
+	return c, nil // *tls.Conn itself: net/http asks it for the protocol agreed on
+}
+
+// tlsError is a handshake that failed, for whatever reason.
+type tlsError struct{ cause error }
+
+func (e *tlsError) Error() string { return "tls handshake: " + e.cause.Error() }
+func (e *tlsError) Unwrap() error { return e.cause }
+
+// plainConn writes a request body that lies in memory with one call. net/http
+// would have it copied, piece by piece, through a buffer made for each request.
+type plainConn struct{ net.Conn }
+
+// ReadFrom is called by net/http with what is left of a request's body, limited
+// to the content length, which the body never exceeds.
+func (c plainConn) ReadFrom(r io.Reader) (int64, error) {
+	if limited, ok := r.(*io.LimitedReader); ok {
+		if body, ok := limited.R.(io.WriterTo); ok {
+			n, err := body.WriteTo(c.Conn)
+			limited.N -= n
+			return n, err
+		}
+	}
+	return io.Copy(struct{ io.Writer }{c.Conn}, r)
+}
