@@ -1,0 +1,106 @@
+package kafkaconf
+
+import (
+	"slices"
+
+	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
+
+	"github.com/kpush/kpush/webhooks"
+)
+
+const (
+	// queueBackoffMs is how long the client sleeps once a partition's queue is
+	// full. Its default of a second costs more than half the throughput, and with
+	// the small queues of a webhook nearly all of it; never go above 10.
+	queueBackoffMs = 10
+
+	// metadataRefreshMs bounds how long a new partition goes unseen.
+	metadataRefreshMs = 30_000
+
+	// maxMessageBytes lets the broker, not the client, say what is too large to
+	// be dead-lettered.
+	maxMessageBytes = 100_000_000
+
+	// producerBufferKB bounds what a producer holds; it has room for one message
+	// of maxMessageBytes.
+	producerBufferKB = 128 << 10
+
+	// messageTimeoutMs is when a write that is not confirmed is given up.
+	messageTimeoutMs = 30_000
+
+	// transactionTimeoutMs is when the coordinator aborts a transaction that its
+	// producer has left open, and takes the producer's epoch from it. The next
+	// producer aborts it at once anyway, so this can be long, and should: a broker
+	// that is away for a while must not look like another writer. Brokers take up
+	// to 15 minutes by default.
+	transactionTimeoutMs = 10 * 60_000
+)
+
+// Consumer is the configuration of a member of w's group. Positions and commits
+// are the gateway's: nothing is committed, stored or reset by the client itself.
+//
+// The fetch.max.bytes and receive.message.max.bytes of the client follow from the
+// prefetch. No limit here can stop a larger record: the broker always sends the
+// first batch of a partition whole.
+func (c Config) Consumer(w webhooks.Webhook) kafka.ConfigMap {
+	m := c.base(producerOnly)
+	m["group.id"] = w.GroupID
+	m["isolation.level"] = w.IsolationLevel
+	m["enable.auto.commit"] = false
+	m["enable.auto.offset.store"] = false
+	m["enable.partition.eof"] = false
+	m["auto.offset.reset"] = "error"
+
+	m["fetch.min.bytes"] = w.Fetch.MinBytes
+	m["fetch.wait.max.ms"] = w.Fetch.MaxWaitMs
+	m["max.partition.fetch.bytes"] = w.Fetch.MaxBytes
+	m["fetch.queue.backoff.ms"] = queueBackoffMs
+	m["queued.min.messages"] = w.Fetch.PrefetchRecords
+	m["queued.max.messages.kbytes"] = max(w.Fetch.PrefetchBytes>>10, 1)
+	propose(m, metadataRefreshMs, "topic.metadata.refresh.interval.ms")
+
+	if c.GroupProtocol == ConsumerKIP848 {
+		m["group.protocol"] = ConsumerKIP848
+	} else {
+		m["group.protocol"] = Classic
+		propose(m, defaultAssignor, "partition.assignment.strategy")
+	}
+	m["go.logs.channel.enable"] = true
+	return m
+}
+
+// Admin is the configuration for kafka.NewAdminClient. Such a client has no
+// channel for its logs, so it keeps quiet; what goes wrong its calls return.
+func (c Config) Admin() kafka.ConfigMap {
+	m := c.base(slices.Concat(consumerOnly, producerOnly))
+	m["log_level"] = 0
+	return m
+}
+
+// Producer is the configuration of an idempotent producer with acks=all. A write
+// not confirmed after 30 s fails, unless the operator has set message.timeout.ms.
+func (c Config) Producer() kafka.ConfigMap {
+	m := c.base(consumerOnly)
+	m["enable.idempotence"] = true
+	m["acks"] = "all"
+	propose(m, messageTimeoutMs, "message.timeout.ms", "delivery.timeout.ms")
+	propose(m, maxMessageBytes, "message.max.bytes")
+	propose(m, producerBufferKB, "queue.buffering.max.kbytes")
+	m["go.logs.channel.enable"] = true
+	return m
+}
+
+// TransactionalProducer is the configuration of the producer with transactional.id
+// id. It writes little and waits for each write, so the operator's properties for
+// throughput are not for it.
+func (c Config) TransactionalProducer(id string) kafka.ConfigMap {
+	m := c.base(slices.Concat(consumerOnly, producerOnly))
+	m["transactional.id"] = id
+	m["transaction.timeout.ms"] = transactionTimeoutMs
+	m["enable.idempotence"] = true
+	m["acks"] = "all"
+	m["message.timeout.ms"] = messageTimeoutMs
+	m["linger.ms"] = 0
+	m["go.logs.channel.enable"] = true
+	return m
+}
