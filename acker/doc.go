@@ -9,18 +9,16 @@
 //
 // # The life of a delivery
 //
-//	            Send              Lease
-//	Waiting ----------> Sent ----------------> Leased
-//	  ^  ^               |  \                   |  |
-//	  |  +----- Fail ----+   +---- nack ----+---+  |
-//	  |                                     v      |
-//	  |                       Send <----- Nacked   |
-//	  +------------------- Fail -------------------+
+//	state     Send     Lease     Fail      nack
+//	Waiting   Sent     moot      moot      Nacked
+//	Sent      -        Leased    Waiting   Nacked
+//	Leased    -        moot      Waiting   Nacked
+//	Nacked    Sent     moot      moot      repeat
 //
-// From every state an ack, a dead letter or a skip leads to Settled, except
-// that an ack does not override a nack: the first outcome stands. A nack ends
-// when the next attempt is sent; from then on an ack of any attempt counts,
-// because every attempt carries the same records.
+// From every state an ack, a dead letter or a skip of all that is left leads to
+// Settled, except that an ack does not override a nack: the first outcome
+// stands. A nack ends when the next attempt is sent; from then on an ack of any
+// attempt counts, because every attempt carries the same records.
 //
 // # Promises
 //

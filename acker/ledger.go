@@ -143,6 +143,29 @@ func (l *Ledger) LastSent() int64 { return l.lastSent }
 // grows with everything entered above the hole.
 func (l *Ledger) Len() int { return len(l.deliveries) }
 
+// Acked appends to dst the runs of records above Next that are settled, which
+// the next tenure need not deliver again, and returns it. Runs that touch are
+// joined; holes are kept.
+func (l *Ledger) Acked(dst []Run) []Run {
+	own := len(dst)
+	for i, d := range l.deliveries {
+		if i == 0 {
+			continue // what is settled of it lies below Next
+		}
+		for _, r := range d.runs {
+			r.Last = min(r.Last, d.first-1)
+			switch {
+			case r.Last < r.First: // open
+			case len(dst) > own && dst[len(dst)-1].Last+1 == r.First:
+				dst[len(dst)-1].Last = r.Last
+			default:
+				dst = append(dst, r)
+			}
+		}
+	}
+	return dst
+}
+
 // search is the index of the first delivery that ends at or above offset.
 func (l *Ledger) search(offset int64) int {
 	return sort.Search(len(l.deliveries), func(i int) bool { return l.deliveries[i].Last() >= offset })

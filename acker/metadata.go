@@ -152,8 +152,8 @@ func parseRuns(s string) ([]Run, error) {
 			return nil, errMetadata
 		}
 		b = b[n:]
-		// With both below 2^62 and end below 2^63 nothing overflows.
-		if gap > math.MaxInt64/2 || rest > math.MaxInt64/2 || end+gap+rest >= math.MaxInt64 {
+		// Every term is an int64, so no sum of two passes a uint64.
+		if gap > math.MaxInt64 || rest > math.MaxInt64 || end+gap >= math.MaxInt64 || end+gap+rest >= math.MaxInt64 {
 			return nil, errMetadata
 		}
 		runs = append(runs, Run{First: int64(end + gap), Last: int64(end + gap + rest)})

@@ -1,0 +1,257 @@
+package acker
+
+import (
+	"slices"
+	"time"
+)
+
+// model is the rules of the ledger said record by record and without a thought
+// for cost: each record knows its offset, its delivery and whether it is
+// settled; everything else follows by looking at all of them.
+type model struct {
+	records  []modelRecord // all of this tenure, ascending
+	position int64
+	lastSent int64
+}
+
+type modelRecord struct {
+	offset  int64
+	in      *modelDelivery
+	settled bool
+}
+
+type modelDelivery struct {
+	state        State // of its open records
+	sent         bool
+	attempts     int
+	firstAttempt time.Time
+}
+
+func newModel() *model { return &model{position: -1, lastSent: -1} }
+
+func (m *model) deliver(runs []Run) (*modelDelivery, bool) {
+	last := int64(-1)
+	if n := len(m.records); n > 0 {
+		last = m.records[n-1].offset
+	}
+	last = max(last, m.position-1)
+	d := &modelDelivery{state: Waiting}
+	entered := slices.Clone(m.records)
+	for i, r := range runs {
+		if r.Last < r.First || i > 0 && r.First == last+1 {
+			return nil, false
+		}
+		for o := r.First; o <= r.Last; o++ {
+			if o <= last {
+				return nil, false
+			}
+			entered = append(entered, modelRecord{offset: o, in: d})
+			last = o
+		}
+	}
+	if len(runs) == 0 {
+		return nil, false
+	}
+	m.records = entered
+	return d, true
+}
+
+func (m *model) send(d *modelDelivery, at time.Time) int {
+	if len(m.open(d)) == 0 || d.state != Waiting && d.state != Nacked {
+		return 0
+	}
+	d.state, d.sent = Sent, true
+	d.attempts++
+	if d.firstAttempt.IsZero() {
+		d.firstAttempt = at
+	}
+	for _, r := range m.records {
+		if r.in == d {
+			m.lastSent = max(m.lastSent, r.offset)
+		}
+	}
+	return d.attempts
+}
+
+// move takes d from one of the states to another and says whether it did.
+func (m *model) move(d *modelDelivery, to State, from ...State) bool {
+	if !slices.Contains(from, m.state(d)) {
+		return false
+	}
+	d.state = to
+	return true
+}
+
+func (m *model) settle(d *modelDelivery) {
+	for i := range m.records {
+		if m.records[i].in == d {
+			m.records[i].settled = true
+		}
+	}
+}
+
+func (m *model) split(d *modelDelivery, n int) *modelDelivery {
+	open := m.open(d)
+	if n < 1 || n >= len(open) {
+		return nil
+	}
+	if d.state != Nacked {
+		d.state = Waiting
+	}
+	tail := *d
+	for i := range m.records {
+		if r := &m.records[i]; r.in == d && r.offset >= open[n] {
+			r.in = &tail
+		}
+	}
+	return &tail
+}
+
+// verdict is an Answer, or a refusal, with the deliveries of the model.
+type verdict struct {
+	err              error
+	repeat           bool
+	cover, blockedBy int64
+	touched          []*modelDelivery
+}
+
+func (m *model) apply(s Statement) verdict {
+	upTo := s.UpTo
+	if s.Outcome != Ack {
+		upTo = s.Last
+	}
+	meant, ok := m.meant(s, upTo)
+	if !ok {
+		return verdict{err: ErrOutOfRange}
+	}
+	v := verdict{cover: -1, blockedBy: -1}
+	for _, r := range meant {
+		if !slices.Contains(v.touched, r.in) {
+			v.touched = append(v.touched, r.in)
+		}
+	}
+	stands := func(states ...State) bool {
+		return slices.ContainsFunc(v.touched, func(d *modelDelivery) bool { return slices.Contains(states, d.state) })
+	}
+	switch {
+	case s.Outcome == Ack && stands(Nacked),
+		s.Outcome != Ack && len(meant) == 0,
+		s.Outcome == Extend && stands(Waiting, Nacked):
+		return verdict{err: ErrConflict}
+	case s.Outcome == Ack:
+		for _, r := range meant {
+			r.settled = true
+		}
+		v.repeat = len(meant) == 0
+		v.cover = upTo + 1
+		if next := m.next(); next <= upTo {
+			v.blockedBy = next
+		}
+	case s.Outcome == Nack:
+		v.repeat = !stands(Waiting, Sent, Leased)
+		for _, d := range v.touched {
+			d.state = Nacked
+		}
+	}
+	return v
+}
+
+// meant is the open records a statement is about; false: out of range.
+func (m *model) meant(s Statement, upTo int64) ([]*modelRecord, bool) {
+	byFields := s.First == Everything
+	if upTo > m.lastSent || len(m.records) == 0 || upTo < m.records[0].offset {
+		return nil, false
+	}
+	if !byFields && (s.First < m.records[0].offset || s.Last > m.lastSent || upTo < s.First || upTo > s.Last) {
+		return nil, false
+	}
+	if upTo < m.next() {
+		return nil, true
+	}
+	var meant []*modelRecord
+	delivered, bounds, unsent := false, byFields, false
+	for i := range m.records {
+		r := &m.records[i]
+		all := m.all(r.in)
+		last := all[len(all)-1]
+		delivered = delivered || r.offset == upTo && r.in.sent
+		bounds = bounds || last == s.Last
+		if r.settled || r.offset > upTo && s.Outcome == Ack {
+			continue
+		}
+		if !byFields && r.offset < s.First && last >= s.First {
+			return nil, false // the statement begins inside of an open delivery
+		}
+		if r.offset <= upTo && r.offset >= s.First {
+			unsent = unsent || !r.in.sent
+			if r.in.sent {
+				meant = append(meant, r)
+			}
+		}
+	}
+	return meant, delivered && bounds && (byFields || !unsent)
+}
+
+func (m *model) all(d *modelDelivery) (offsets []int64) {
+	for _, r := range m.records {
+		if r.in == d {
+			offsets = append(offsets, r.offset)
+		}
+	}
+	return offsets
+}
+
+func (m *model) open(d *modelDelivery) (offsets []int64) {
+	for _, r := range m.records {
+		if r.in == d && !r.settled {
+			offsets = append(offsets, r.offset)
+		}
+	}
+	return offsets
+}
+
+func (m *model) state(d *modelDelivery) State {
+	if len(m.open(d)) == 0 {
+		return Settled
+	}
+	return d.state
+}
+
+func (m *model) next() int64 {
+	for _, r := range m.records {
+		if !r.settled {
+			return r.offset
+		}
+	}
+	if n := len(m.records); n > 0 {
+		return max(m.position, m.records[n-1].offset+1)
+	}
+	return m.position
+}
+
+// len counts the deliveries from the one that holds Next on.
+func (m *model) len() int {
+	n, next := 0, m.next()
+	var in *modelDelivery
+	for _, r := range m.records {
+		if r.offset >= next && r.in != in {
+			in = r.in
+			n++
+		}
+	}
+	return n
+}
+
+func (m *model) acked() (runs []Run) {
+	next := m.next()
+	for _, r := range m.records {
+		switch n := len(runs); {
+		case !r.settled || r.offset < next:
+		case n > 0 && runs[n-1].Last+1 == r.offset:
+			runs[n-1].Last++
+		default:
+			runs = append(runs, Run{r.offset, r.offset})
+		}
+	}
+	return runs
+}
