@@ -3,7 +3,10 @@
 // allocation on its way from the client's queue to the request body.
 package records
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // TimestampType says who set a record's timestamp.
 type TimestampType uint8
@@ -53,6 +56,13 @@ func (b *Batch) First() int64 { return b.Records[0].Offset }
 
 // Last is the offset of the last record.
 func (b *Batch) Last() int64 { return b.Records[len(b.Records)-1].Offset }
+
+// Grow makes room for that many more records and bytes, so that appending them
+// allocates nothing.
+func (b *Batch) Grow(records, bytes int) {
+	b.Records = slices.Grow(b.Records, records)
+	b.arena = slices.Grow(b.arena, bytes)
+}
 
 // Append copies one record in. A nil key or value is null, an empty one is empty.
 // AppendHeader then adds headers to it.
