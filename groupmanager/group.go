@@ -1,0 +1,323 @@
+package groupmanager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
+
+	"github.com/kpush/kpush/internal/partitionqueue"
+	"github.com/kpush/kpush/webhooks"
+	"github.com/kpush/kpush/webhooks/delivery"
+)
+
+const (
+	// Backoff between two lives of a member.
+	restartInitial = time.Second
+	restartMax     = time.Minute
+	// minLife is how long a member has to live for its successor to begin
+	// without a grudge.
+	minLife = 5 * time.Second
+)
+
+// Why a member is stopped while its group goes on, or for good.
+var (
+	errReconfigured = errors.New("the webhook was changed")
+	errStopped      = errors.New("the group was stopped")
+)
+
+// group is one webhook at run time. It supervises its member alone: whatever
+// happens to it, other groups do not notice.
+type group struct {
+	shared *shared
+	logger *slog.Logger
+	paused atomic.Bool   // nothing new is sent
+	retry  chan struct{} // ends a backoff; one slot
+	done   chan struct{} // closed when run has returned
+
+	mu     sync.Mutex
+	entry  webhooks.Entry
+	member *member // nil between two lives
+	topics map[string]topicInfo
+	reason string                  // why it cannot run; empty when it can
+	cancel context.CancelCauseFunc // of the member's life
+	ended  bool
+}
+
+func newGroup(s *shared, e webhooks.Entry) *group {
+	g := &group{
+		shared: s, entry: e,
+		logger: s.logger.With("webhook", e.Webhook.ID, "group", e.Webhook.GroupID),
+		retry:  make(chan struct{}, 1),
+		done:   make(chan struct{}),
+		cancel: func(error) {},
+	}
+	g.paused.Store(e.Webhook.State != webhooks.Active)
+	return g
+}
+
+// run keeps a member alive until ctx ends. It first waits for a former group of
+// the same webhook, whose member may still be leaving.
+func (g *group) run(ctx context.Context, former <-chan struct{}) {
+	defer close(g.done)
+	if former != nil {
+		<-former
+	}
+	backoff := restartInitial
+	for ctx.Err() == nil && !g.stopped() {
+		began := time.Now()
+		err := g.live(ctx)
+		switch {
+		case ctx.Err() != nil || g.stopped():
+			return
+		case err == nil || errors.Is(err, errReconfigured) || errors.Is(err, errOffsetsReset):
+			backoff = restartInitial
+			continue
+		}
+		if time.Since(began) >= minLife {
+			backoff = restartInitial
+		}
+		g.failed(err)
+		wait := backoff/2 + rand.N(backoff/2)
+		g.logger.Error("the group stopped and will begin again", "error", err, "reason", g.failure(), "retry_in", wait)
+		backoff = min(2*backoff, restartMax)
+		select {
+		case <-time.After(wait):
+		case <-g.retry:
+			backoff = restartInitial
+		case <-ctx.Done():
+		}
+	}
+}
+
+// live runs one member to its end.
+func (g *group) live(parent context.Context) error {
+	ctx, cancel := context.WithCancelCause(parent)
+	defer cancel(nil)
+	g.mu.Lock()
+	if g.ended {
+		g.mu.Unlock()
+		return errStopped
+	}
+	g.cancel = cancel
+	w := g.entry.Webhook
+	secret := g.entry.Secret
+	g.mu.Unlock()
+
+	topics, err := g.shared.cluster.topics(ctx, w.Topics)
+	if err != nil {
+		return err
+	}
+	client, err := delivery.NewClient(delivery.Config{Webhook: w, Secret: secret, AckURL: g.shared.cfg.AckURL, UserAgent: g.shared.cfg.UserAgent})
+	if err != nil {
+		return fmt.Errorf("making the delivery client: %w", err)
+	}
+	defer client.Close()
+	m, logs, err := g.join(w, client, topics)
+	if err != nil {
+		return err
+	}
+	defer logs()
+	g.mu.Lock()
+	g.member, g.topics, g.reason = m, topics, ""
+	g.mu.Unlock()
+	err = m.run(ctx, w.Topics)
+	g.mu.Lock()
+	g.member = nil
+	g.mu.Unlock()
+	if err == nil {
+		err = context.Cause(ctx)
+	}
+	return err
+}
+
+// join makes the member; logs ends the reading of its client's log, after the member has left.
+func (g *group) join(w webhooks.Webhook, client *delivery.Client, topics map[string]topicInfo) (m *member, logs func(), err error) {
+	s := g.shared
+	metrics, err := newInstruments(s.meter, w.ID)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making metrics: %w", err)
+	}
+	conf := s.cfg.Kafka.Consumer(w)
+	consumer, err := kafka.NewConsumer(&conf)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making the consumer: %w", err)
+	}
+	logs = s.readLogs(consumer.Logs())
+	queues, err := partitionqueue.Open(consumer)
+	if err != nil {
+		err = errors.Join(fmt.Errorf("opening the partition queues: %w", err), consumer.Close())
+		logs()
+		return nil, nil, err
+	}
+	m = &member{
+		consumer: consumer, queues: queues, topics: topics, paused: &g.paused,
+		drain:  min(s.cfg.DrainTimeout, rebalanceTimeout(conf)*6/10),
+		logger: g.logger,
+		faults: make(chan fault, 1),
+		held:   make(map[topicPartition]held),
+		reset:  w.OffsetReset,
+	}
+	m.current.Store(-1)
+	m.committer = newCommitter(m.commit, queues.Generation, metrics, g.logger)
+	revision := g.revision()
+	m.lane = &laneConfig{
+		webhook: w, client: client, dead: deadLetterWriter{s.producer}, tokens: s.tokens, ids: s.ids,
+		generation: m.current.Load, publish: m.committer.publish,
+		gone:    func() { g.paused.Store(true); s.gone(g, revision) },
+		metrics: metrics,
+		tracer:  &tracer{tracer: s.tracer, on: s.cfg.Tracing, group: w.GroupID},
+		owner:   s.cfg.ReplicaID, logger: g.logger,
+	}
+	return m, logs, nil
+}
+
+// rebalanceTimeout is how long the broker waits for members to rejoin: what
+// librdkafka sends as such is max.poll.interval.ms.
+func rebalanceTimeout(conf kafka.ConfigMap) time.Duration {
+	const usual = 5 * time.Minute
+	v, _ := conf.Get("max.poll.interval.ms", "")
+	ms, err := strconv.Atoi(fmt.Sprint(v))
+	if err != nil || ms <= 0 {
+		return usual
+	}
+	return time.Duration(ms) * time.Millisecond
+}
+
+// failed keeps the reason that the API shows. Kafka being away is none: the
+// webhook is fine and goes on when it is back.
+func (g *group) failed(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.reason = reasonOf(err)
+}
+
+// reasonOf names a failure; empty for those that time alone heals.
+func reasonOf(err error) string {
+	var topic *TopicError
+	switch {
+	case errors.As(err, &topic), errors.Is(err, errTopicGone):
+		return "topic_not_found"
+	case errors.Is(err, errOffsetOutOfRange):
+		return "offset_out_of_range"
+	case errors.Is(err, errNotAuthorized):
+		return "not_authorized"
+	case errors.Is(err, errLeaked):
+		return "internal"
+	}
+	var k kafka.Error
+	if errors.As(err, &k) && k.IsFatal() {
+		return "kafka_client_failed"
+	}
+	return ""
+}
+
+// failure is why the group cannot run; empty when it can, or only has to wait.
+func (g *group) failure() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.reason
+}
+
+// webhook is the webhook as it stands.
+func (g *group) webhook() webhooks.Webhook {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.entry.Webhook
+}
+
+// is tells whether this group runs that webhook, and not a former one of its name.
+func (g *group) is(w webhooks.Webhook) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return !g.ended && g.entry.Webhook.GroupID == w.GroupID && g.entry.Webhook.CreatedAt.Equal(w.CreatedAt)
+}
+
+func (g *group) revision() int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.entry.Revision
+}
+
+func (g *group) stopped() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.ended
+}
+
+// update takes a changed webhook. A change of what the member was made from gives
+// it a new life; pausing and resuming do not.
+func (g *group) update(e webhooks.Entry) {
+	g.mu.Lock()
+	before := g.entry
+	g.entry = e
+	cancel := g.cancel
+	member := g.member
+	g.mu.Unlock()
+	if before.Revision == e.Revision {
+		return
+	}
+	resumed := e.Webhook.State == webhooks.Active && before.Webhook.State != webhooks.Active
+	g.paused.Store(e.Webhook.State != webhooks.Active)
+	if member != nil {
+		for _, h := range member.all() {
+			h.nudge()
+		}
+	}
+	if !sameLife(before, e) {
+		cancel(errReconfigured)
+	}
+	if resumed || !sameLife(before, e) {
+		g.again()
+	}
+}
+
+// again ends a backoff.
+func (g *group) again() {
+	select {
+	case g.retry <- struct{}{}:
+	default:
+	}
+}
+
+// quiesce returns once nothing new is sent to the receiver any more, until the
+// webhook is resumed. Requests under way may go on.
+func (g *group) quiesce(ctx context.Context) {
+	g.paused.Store(true)
+	g.mu.Lock()
+	m := g.member
+	g.mu.Unlock()
+	if m == nil {
+		return
+	}
+	for _, h := range m.all() {
+		h.inspect(ctx) // it has gone through its loop since, and has seen the pause
+	}
+}
+
+// stop ends the group for good; done tells when it has left.
+func (g *group) stop() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.ended = true
+	g.cancel(errStopped)
+	g.again()
+}
+
+// find returns the live partition, the topics known and the member.
+func (g *group) find(tp topicPartition) (m *member, h held, ok bool, topics map[string]topicInfo) {
+	g.mu.Lock()
+	m, topics = g.member, g.topics
+	g.mu.Unlock()
+	if m != nil {
+		h, ok = m.find(tp)
+	}
+	return m, h, ok, topics
+}

@@ -1,0 +1,157 @@
+package groupmanager
+
+import (
+	"context"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/kpush/kpush/internal/telemetry"
+	"github.com/kpush/kpush/webhooks/delivery"
+)
+
+// instruments are the metrics of one webhook's group; the names and units are
+// telemetry's. Attribute sets are made once, not per delivery. Safe for
+// concurrent use.
+type instruments struct {
+	attempts   metric.Int64Counter
+	duration   metric.Float64Histogram
+	batchSize  metric.Int64Histogram
+	inFlight   metric.Int64UpDownCounter
+	delivered  metric.Int64Counter
+	skippedN   metric.Int64Counter
+	dead       metric.Int64Counter
+	rebalances metric.Int64Counter
+	commits    metric.Float64Histogram
+
+	webhook   attribute.KeyValue
+	ofWebhook metric.MeasurementOption
+	exhausted metric.MeasurementOption
+	ok        [2]metric.MeasurementOption // attempts and duration of an acked delivery
+	commitOK  metric.MeasurementOption
+}
+
+func newInstruments(meter metric.Meter, webhook string) (*instruments, error) {
+	b := builder{meter: meter}
+	i := &instruments{
+		attempts:   b.counter(telemetry.DeliveryAttempts, telemetry.UnitAttempts, "Requests made to receivers, by what came of them."),
+		duration:   b.seconds(telemetry.DeliveryDuration, "Time from the start of a request to the end of its answer."),
+		batchSize:  b.sizes(telemetry.DeliveryBatchSize, telemetry.UnitRecords, "Records per request."),
+		inFlight:   b.upDown(telemetry.DeliveryInFlight, telemetry.UnitRequests, "Requests under way."),
+		delivered:  b.counter(telemetry.RecordsDelivered, telemetry.UnitRecords, "Records acked by receivers."),
+		skippedN:   b.counter(telemetry.RecordsSkipped, telemetry.UnitRecords, "Records given up by a policy the user set."),
+		dead:       b.counter(telemetry.DeadLetterRecords, telemetry.UnitRecords, "Records written to dead letter topics."),
+		rebalances: b.counter(telemetry.Rebalances, telemetry.UnitRebalances, "Assignments, revocations and losses of partitions."),
+		commits:    b.seconds(telemetry.CommitDuration, "Time a commit took at the broker."),
+		webhook:    attribute.String(telemetry.AttrWebhook, webhook),
+	}
+	i.ofWebhook = metric.WithAttributeSet(attribute.NewSet(i.webhook))
+	i.exhausted = metric.WithAttributeSet(attribute.NewSet(i.webhook, attribute.String(telemetry.AttrReason, "exhausted")))
+	acked := attribute.String(telemetry.AttrOutcome, "acked")
+	i.ok = [2]metric.MeasurementOption{
+		metric.WithAttributeSet(attribute.NewSet(i.webhook, acked)),
+		metric.WithAttributeSet(attribute.NewSet(acked)),
+	}
+	i.commitOK = metric.WithAttributeSet(attribute.NewSet(attribute.String(telemetry.AttrOutcome, "ok")))
+	return i, b.err
+}
+
+// attempt counts one request that ended.
+func (i *instruments) attempt(r delivery.Result) {
+	ctx := context.Background()
+	i.inFlight.Add(ctx, -1, i.ofWebhook)
+	if r.Verdict == delivery.Acked {
+		i.attempts.Add(ctx, 1, i.ok[0])
+		i.duration.Record(ctx, r.Took.Seconds(), i.ok[1])
+		return
+	}
+	outcome := attribute.String(telemetry.AttrOutcome, outcomeOf(r))
+	i.attempts.Add(ctx, 1, metric.WithAttributes(i.webhook, outcome))
+	i.duration.Record(ctx, r.Took.Seconds(), metric.WithAttributes(outcome))
+}
+
+// outcomeOf is from a closed list: the verdict, or the code of a failure.
+func outcomeOf(r delivery.Result) string {
+	switch r.Verdict {
+	case delivery.Received:
+		return "received"
+	case delivery.Stated:
+		return "stated"
+	default:
+		return r.Code
+	}
+}
+
+// started counts a request that begins.
+func (i *instruments) started(records int) {
+	ctx := context.Background()
+	i.inFlight.Add(ctx, 1, i.ofWebhook)
+	i.batchSize.Record(ctx, int64(records))
+}
+
+func (i *instruments) deliveredRecords(n int) {
+	i.delivered.Add(context.Background(), int64(n), i.ofWebhook)
+}
+
+func (i *instruments) skipped(n int) {
+	i.skippedN.Add(context.Background(), int64(n), i.exhausted)
+}
+
+func (i *instruments) passedOver(n int64) {
+	i.skippedN.Add(context.Background(), n, metric.WithAttributes(i.webhook, attribute.String(telemetry.AttrReason, "offset_reset")))
+}
+
+func (i *instruments) deadLettered(n int) {
+	i.dead.Add(context.Background(), int64(n), i.ofWebhook)
+}
+
+func (i *instruments) expired() {
+	i.attempts.Add(context.Background(), 1, metric.WithAttributes(i.webhook, attribute.String(telemetry.AttrOutcome, codeAckTimeout)))
+}
+
+func (i *instruments) rebalanced() { i.rebalances.Add(context.Background(), 1, i.ofWebhook) }
+
+func (i *instruments) committed(took time.Duration, err error) {
+	opt := i.commitOK
+	if err != nil {
+		opt = metric.WithAttributes(attribute.String(telemetry.AttrOutcome, "failed"))
+	}
+	i.commits.Record(context.Background(), took.Seconds(), opt)
+}
+
+// builder makes instruments and keeps the first error.
+type builder struct {
+	meter metric.Meter
+	err   error
+}
+
+func (b *builder) keep(err error) {
+	if b.err == nil {
+		b.err = err
+	}
+}
+
+func (b *builder) counter(name, unit, about string) metric.Int64Counter {
+	i, err := b.meter.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(about))
+	b.keep(err)
+	return i
+}
+
+func (b *builder) upDown(name, unit, about string) metric.Int64UpDownCounter {
+	i, err := b.meter.Int64UpDownCounter(name, metric.WithUnit(unit), metric.WithDescription(about))
+	b.keep(err)
+	return i
+}
+
+func (b *builder) sizes(name, unit, about string) metric.Int64Histogram {
+	i, err := b.meter.Int64Histogram(name, metric.WithUnit(unit), metric.WithDescription(about))
+	b.keep(err)
+	return i
+}
+
+func (b *builder) seconds(name, about string) metric.Float64Histogram {
+	i, err := b.meter.Float64Histogram(name, metric.WithUnit(telemetry.UnitSeconds), metric.WithDescription(about))
+	b.keep(err)
+	return i
+}

@@ -1,0 +1,332 @@
+package groupmanager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"reflect"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/kpush/kpush/acker"
+	"github.com/kpush/kpush/internal/kafkaconf"
+	"github.com/kpush/kpush/internal/telemetry"
+	"github.com/kpush/kpush/webhooks"
+)
+
+const (
+	healthInterval = 5 * time.Second // between two looks whether a broker answers
+	healthTimeout  = 3 * time.Second
+	goneQueue      = 64 // 410s that wait to be written to the registry
+	goneRetry      = 5 * time.Second
+)
+
+// Config is what a Manager is made from. All fields but Logger, Tracing and
+// DrainTimeout are required.
+type Config struct {
+	Kafka     kafkaconf.Config
+	Registry  *webhooks.Registry
+	Keys      *webhooks.Keys // ack tokens and delivery ids are keyed from it
+	ReplicaID string         // shown as owner of partitions
+	AckURL    string         // told to receivers
+	UserAgent string         // kpush/<version>
+	// DrainTimeout is how long requests under way may go on when partitions are
+	// given up; six tenths of max.poll.interval.ms if that is less. Default 25s.
+	DrainTimeout time.Duration
+	Tracing      bool // spans are recorded
+	Logger       *slog.Logger
+}
+
+// Manager runs a group for each webhook of the registry, and is the door through
+// which the API reaches registry, groups and cluster. All methods may be called
+// concurrently.
+type Manager struct {
+	*shared
+	registry *webhooks.Registry
+	healthy  atomic.Bool // a broker answered lately
+	draining atomic.Bool
+	goneCh   chan gone
+	acks     metric.Int64Counter
+
+	mu     sync.Mutex
+	groups map[webhookKey]*group
+}
+
+type webhookKey struct{ tenant, id string }
+
+func keyOf(w webhooks.Webhook) webhookKey { return webhookKey{w.Tenant, w.ID} }
+
+// shared is what all groups of a Manager use.
+type shared struct {
+	cfg      Config
+	cluster  *cluster
+	producer *kafka.Producer // of dead letters
+	tokens   *acker.Tokens
+	ids      *acker.DeliveryIDs
+	meter    metric.Meter
+	tracer   trace.Tracer
+	logger   *slog.Logger
+	gone     func(g *group, revision int64)
+	readLogs func(<-chan kafka.LogEvent) (stop func())
+}
+
+// gone tells that a receiver answered 410 to the webhook as it stood at revision.
+type gone struct {
+	group    *group
+	revision int64
+}
+
+// New makes a Manager; nothing is asked of Kafka before Run.
+func New(cfg Config) (*Manager, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.DrainTimeout == 0 {
+		cfg.DrainTimeout = 25 * time.Second
+	}
+	admin := cfg.Kafka.Admin()
+	delete(admin, "go.logs.channel.enable") // an admin client has no log channel
+	cluster, err := newCluster(admin)
+	if err != nil {
+		return nil, err
+	}
+	conf := cfg.Kafka.Producer()
+	producer, err := kafka.NewProducer(&conf)
+	if err != nil {
+		cluster.close()
+		return nil, fmt.Errorf("making the dead letter producer: %w", err)
+	}
+	m := &Manager{
+		registry: cfg.Registry,
+		goneCh:   make(chan gone, goneQueue),
+		groups:   make(map[webhookKey]*group),
+	}
+	m.shared = &shared{
+		cfg: cfg, cluster: cluster, producer: producer,
+		tokens: acker.NewTokens(cfg.Keys.Derive("ack-token")...),
+		ids:    acker.NewDeliveryIDs(cfg.Keys.Derive("delivery-id")[0]),
+		meter:  otel.Meter(telemetry.Scope), tracer: otel.Tracer(telemetry.Scope),
+		logger: cfg.Logger, gone: m.noteGone, readLogs: logReader(cfg.Kafka),
+	}
+	m.acks, err = m.meter.Int64Counter(telemetry.Acks, metric.WithUnit(telemetry.UnitAcks),
+		metric.WithDescription("Acks by POST /ack, by the answer they got."))
+	if err != nil {
+		producer.Close()
+		cluster.close()
+		return nil, fmt.Errorf("making metrics: %w", err)
+	}
+	return m, nil
+}
+
+// logReader reads a client's log on a goroutine of its own until stop, which waits for it.
+func logReader(conf kafkaconf.Config) func(<-chan kafka.LogEvent) func() {
+	return func(ch <-chan kafka.LogEvent) func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		var wg sync.WaitGroup
+		wg.Go(func() { conf.Logs(ctx, ch) })
+		return func() {
+			cancel()
+			wg.Wait()
+		}
+	}
+}
+
+// Run keeps a group running for every webhook until ctx ends, then drains all of
+// them at once. When it returns nothing that it started is running.
+func (m *Manager) Run(ctx context.Context) error {
+	unregister, err := m.observe()
+	if err != nil {
+		return fmt.Errorf("registering metrics: %w", err)
+	}
+	defer unregister()
+	stopLogs := m.readLogs(m.producer.Logs())
+	var side sync.WaitGroup
+	side.Go(func() { m.watchHealth(ctx) })
+	side.Go(func() { m.disableGone(ctx) })
+	side.Go(m.drainReports)
+
+	var running sync.WaitGroup
+	m.follow(ctx, &running)
+
+	m.draining.Store(true)
+	running.Wait()
+	m.producer.Close() // closes Events, which ends drainReports
+	side.Wait()
+	stopLogs()
+	m.cluster.close()
+	return nil
+}
+
+// follow makes the groups what the registry says, until ctx ends.
+func (m *Manager) follow(ctx context.Context, running *sync.WaitGroup) {
+	changed, stop := m.registry.Watch()
+	defer stop()
+	select {
+	case <-m.registry.Ready():
+	case <-ctx.Done():
+		return
+	}
+	for {
+		m.reconcile(ctx, running)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// reconcile starts, changes and stops groups; it waits for none.
+func (m *Manager) reconcile(ctx context.Context, running *sync.WaitGroup) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	wanted := make(map[webhookKey]bool)
+	for _, e := range m.registry.List(webhooks.DefaultTenant) {
+		key := keyOf(e.Webhook)
+		wanted[key] = true
+		g := m.groups[key]
+		if g != nil && g.is(e.Webhook) {
+			g.update(e)
+			continue
+		}
+		var former <-chan struct{}
+		if g != nil { // deleted and created again between two looks
+			g.stop()
+			former = g.done
+		}
+		g = newGroup(m.shared, e)
+		m.groups[key] = g
+		running.Go(func() { g.run(ctx, former) })
+	}
+	for key, g := range m.groups {
+		if wanted[key] {
+			continue
+		}
+		g.stop()
+		select {
+		case <-g.done:
+			delete(m.groups, key)
+		default: // still leaving; a webhook of that name waits for it
+		}
+	}
+}
+
+// sameLife tells whether a member made for a also serves b.
+func sameLife(a, b webhooks.Entry) bool {
+	x, y := a.Webhook, b.Webhook
+	for _, w := range []*webhooks.Webhook{&x, &y} {
+		w.State, w.StateReason, w.Description, w.Labels, w.Start = "", nil, "", nil, ""
+		w.UpdatedAt = time.Time{}
+	}
+	return reflect.DeepEqual(x, y) && slices.Equal(a.Secret, b.Secret)
+}
+
+// find returns the running group of a webhook, or nil.
+func (m *Manager) find(tenant, id string) *group {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.groups[webhookKey{tenant, id}]
+}
+
+func (m *Manager) all() []*group {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Values(m.groups))
+}
+
+// Ready returns nil, or why the gateway cannot serve.
+func (m *Manager) Ready() error {
+	if m.draining.Load() {
+		return errors.New("draining")
+	}
+	select {
+	case <-m.registry.Ready():
+	default:
+		return errors.New("the registry has not been read yet")
+	}
+	if !m.healthy.Load() {
+		return errors.New("no Kafka broker answers")
+	}
+	return nil
+}
+
+// watchHealth looks whether a broker answers; a failure is logged with growing pauses.
+func (m *Manager) watchHealth(ctx context.Context) {
+	quiet := healthInterval
+	var next time.Time
+	for {
+		err := m.cluster.reachable(healthTimeout)
+		m.healthy.Store(err == nil)
+		switch now := time.Now(); {
+		case err == nil && !next.IsZero():
+			m.logger.Info("Kafka answers again")
+			next, quiet = time.Time{}, healthInterval
+		case err != nil && !now.Before(next):
+			m.logger.Warn("no Kafka broker answers, will try again", "brokers", m.cfg.Kafka.Brokers, "error", err, "next_warning_in", quiet)
+			next = now.Add(quiet)
+			quiet = min(2*quiet, restartMax)
+		}
+		wait := healthInterval
+		if err != nil {
+			wait = time.Second
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// drainReports reads what the producer tells besides delivery reports; unread it
+// would hold up its flush.
+func (m *Manager) drainReports() {
+	for e := range m.producer.Events() {
+		if err, ok := e.(kafka.Error); ok {
+			m.logger.Debug("dead letter producer", "error", err)
+		}
+	}
+}
+
+// noteGone is called by partitions and never waits: should the queue be full, the
+// next attempt's 410 tells it again.
+func (m *Manager) noteGone(g *group, revision int64) {
+	select {
+	case m.goneCh <- gone{g, revision}:
+	default:
+	}
+}
+
+// disableGone writes down that receivers answered 410.
+func (m *Manager) disableGone(ctx context.Context) {
+	reason := "gone"
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case n := <-m.goneCh:
+			for n.group.revision() == n.revision && ctx.Err() == nil {
+				w := n.group.webhook()
+				_, err := m.registry.SetState(ctx, w.Tenant, w.ID, webhooks.Disabled, &reason)
+				if err == nil || errors.Is(err, webhooks.ErrNotFound) {
+					m.logger.Warn("the receiver answered 410, the webhook is disabled", "webhook", w.ID)
+					break
+				}
+				m.logger.Error("the webhook could not be disabled, it stays paused", "webhook", w.ID, "error", err)
+				select {
+				case <-time.After(goneRetry):
+				case <-ctx.Done():
+				}
+			}
+		}
+	}
+}

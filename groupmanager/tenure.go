@@ -1,0 +1,44 @@
+package groupmanager
+
+import (
+	"math/rand/v2"
+	"sync/atomic"
+)
+
+// topicPartition names a partition of a topic; comparable, unlike the client's.
+type topicPartition struct {
+	topic     string
+	partition int32
+}
+
+// tenure is the time this replica holds one partition without a break: made at
+// the assignment, ended at revoke or loss. It is never reused, so a late answer
+// that holds an old tenure can move nothing.
+type tenure struct {
+	topicPartition
+	topicID [16]byte
+	id      uint64 // random: tells apart tenures whose generations collide
+	began   int32  // the group's generation at the assignment
+
+	// Written by the partition, read by anyone.
+	safe   atomic.Int64 // offset that may be committed; -1 before anything is known
+	oldest atomic.Int64 // timestamp in ms of the oldest record not settled; 0 for none
+
+	// Guarded by committer.mu.
+	committed int64 // confirmed by the broker; -1 before anything is known
+	ended     bool
+	waiters   []waiter
+}
+
+// waiter is an ack that wants its commit confirmed. The channel has one slot and
+// gets the committed offset; it is closed without one when the tenure ends first.
+type waiter struct {
+	cover int64
+	done  chan int64
+}
+
+func newTenure(tp topicPartition, topicID [16]byte, generation int32, committed int64) *tenure {
+	t := &tenure{topicPartition: tp, topicID: topicID, id: rand.Uint64(), began: generation, committed: committed}
+	t.safe.Store(-1)
+	return t
+}
