@@ -1,0 +1,401 @@
+package kafkastore
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
+	"github.com/google/go-cmp/cmp"
+	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/kpush/kpush/internal/kafkaconf"
+	"github.com/kpush/kpush/webhooks"
+)
+
+const patience = 20 * time.Second
+
+func startBroker(t *testing.T, opts ...kfake.Opt) *kfake.Cluster {
+	t.Helper()
+	cluster, err := kfake.NewCluster(append([]kfake.Opt{kfake.NumBrokers(1), kfake.AllowAutoTopicCreation()}, opts...)...)
+	if err != nil {
+		t.Fatalf("starting the broker: %v", err)
+	}
+	t.Cleanup(cluster.Close)
+	return cluster
+}
+
+func newLog(t *testing.T, address string, logger *slog.Logger) *Log {
+	t.Helper()
+	l, err := New(Config{Kafka: kafkaconf.Config{Brokers: []string{address}}, ReplicationFactor: -1, Logger: logger})
+	if err != nil {
+		t.Fatalf("New: %v", err)
+	}
+	return l
+}
+
+// running is a log under test and what it has applied.
+type running struct {
+	*Log
+	caughtUp chan struct{}
+	stop     func() error // ends Run and returns its error
+
+	mu     sync.Mutex
+	values map[string]string
+}
+
+func (r *running) get(key string) (string, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	v, ok := r.values[key]
+	return v, ok
+}
+
+func (r *running) snapshot() map[string]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m := map[string]string{}
+	for k, v := range r.values {
+		m[k] = v
+	}
+	return m
+}
+
+func run(t *testing.T, l *Log) *running {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &running{Log: l, caughtUp: make(chan struct{}), values: map[string]string{}}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- l.Run(ctx, func(key string, value []byte, _ int64) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if value == nil {
+				delete(r.values, key)
+				return
+			}
+			r.values[key] = string(value)
+		}, func() { close(r.caughtUp) })
+	}()
+	r.stop = sync.OnceValue(func() error {
+		cancel()
+		select {
+		case err := <-ended:
+			return err
+		case <-time.After(patience):
+			t.Error("Run did not end")
+			return nil
+		}
+	})
+	t.Cleanup(func() { r.stop() })
+	return r
+}
+
+func (r *running) awaitCaughtUp(t *testing.T) {
+	t.Helper()
+	select {
+	case <-r.caughtUp:
+	case <-time.After(patience):
+		t.Fatal("the log was not read to its end")
+	}
+}
+
+func (r *running) append(t *testing.T, key, value string) int64 {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	offset, err := r.Append(ctx, key, []byte(value))
+	if err != nil {
+		t.Fatalf("Append(%s): %v", key, err)
+	}
+	return offset
+}
+
+// eventually polls, for what a broker does in its own time.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(patience)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("not so in %v: %s", patience, what)
+		}
+	}
+}
+
+func TestWhatIsAppendedIsReadBackAndSurvivesReopening(t *testing.T) {
+	address := startBroker(t).ListenAddrs()[0]
+	first := run(t, newLog(t, address, nil))
+	first.awaitCaughtUp(t)
+
+	last := int64(-1)
+	for i := range 5 {
+		offset := first.append(t, fmt.Sprint("k", i%3), fmt.Sprint("v", i))
+		if offset <= last {
+			t.Errorf("append %d went to offset %d, want above %d", i, offset, last)
+		}
+		last = offset
+	}
+	if _, err := first.Append(t.Context(), "k1", nil); err != nil {
+		t.Fatalf("appending a tombstone: %v", err)
+	}
+	want := map[string]string{"k0": "v3", "k2": "v2"}
+	eventually(t, "all is read back", func() bool { return cmp.Equal(first.snapshot(), want) })
+	if err := first.stop(); !errors.Is(err, context.Canceled) {
+		t.Errorf("Run ended with %v, want context.Canceled", err)
+	}
+
+	second := run(t, newLog(t, address, nil))
+	second.awaitCaughtUp(t)
+	if diff := cmp.Diff(want, second.snapshot()); diff != "" {
+		t.Errorf("once caught up after reopening (-want +got):\n%s", diff)
+	}
+}
+
+func TestTheTopicIsMadeCompacted(t *testing.T) {
+	address := startBroker(t).ListenAddrs()[0]
+	run(t, newLog(t, address, nil)).awaitCaughtUp(t)
+
+	admin := newAdmin(t, address)
+	policy := describe(t, admin, DefaultTopic)
+	if policy != compact {
+		t.Errorf("cleanup.policy is %q, want %q", policy, compact)
+	}
+}
+
+func newAdmin(t *testing.T, address string) *kafka.AdminClient {
+	t.Helper()
+	admin, err := kafka.NewAdminClient(&kafka.ConfigMap{"bootstrap.servers": address, "log_level": 0})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(admin.Close)
+	return admin
+}
+
+func describe(t *testing.T, admin *kafka.AdminClient, topic string) string {
+	t.Helper()
+	results, err := admin.DescribeConfigs(t.Context(), []kafka.ConfigResource{{Type: kafka.ResourceTopic, Name: topic}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return results[0].Config[cleanupPolicy].Value
+}
+
+func TestATopicThatWouldLoseWebhooksIsRefused(t *testing.T) {
+	tests := map[string]struct {
+		partitions int
+		policy     string
+		says       string
+	}{
+		"deletion":              {1, "delete", "kafka-configs.sh"},
+		"compaction + deletion": {1, "compact,delete", "kafka-configs.sh"},
+		"several partitions":    {3, "compact", "registry.topic"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			address := startBroker(t).ListenAddrs()[0]
+			results, err := newAdmin(t, address).CreateTopics(t.Context(), []kafka.TopicSpecification{{
+				Topic: DefaultTopic, NumPartitions: tt.partitions, ReplicationFactor: 1,
+				Config: map[string]string{cleanupPolicy: tt.policy},
+			}})
+			if err != nil || results[0].Error.Code() != kafka.ErrNoError {
+				t.Fatal(err, results)
+			}
+			err = newLog(t, address, nil).Run(t.Context(), func(string, []byte, int64) {}, func() {})
+			if !errors.Is(err, ErrUnsuitable) || !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("Run: %v, want ErrUnsuitable and a word about %s", err, tt.says)
+			}
+		})
+	}
+}
+
+func TestASecondWriterFencesTheFirstWhichStillReads(t *testing.T) {
+	address := startBroker(t).ListenAddrs()[0]
+	first := run(t, newLog(t, address, nil))
+	first.awaitCaughtUp(t)
+	first.append(t, "a", "1")
+
+	second := run(t, newLog(t, address, nil))
+	second.awaitCaughtUp(t)
+	if v, _ := second.get("a"); v != "1" {
+		t.Errorf("the second reads a = %q, want 1", v)
+	}
+
+	for range 2 { // it stays fenced
+		if _, err := first.Append(t.Context(), "a", []byte("2")); !errors.Is(err, webhooks.ErrFenced) {
+			t.Fatalf("Append by the first: %v, want ErrFenced", err)
+		}
+	}
+	second.append(t, "a", "3")
+	eventually(t, "both read a = 3", func() bool {
+		v1, _ := first.get("a")
+		v2, _ := second.get("a")
+		return v1 == "3" && v2 == "3"
+	})
+}
+
+func TestATransactionLeftOpenDoesNotHideWhatFollows(t *testing.T) {
+	address := startBroker(t).ListenAddrs()[0]
+	first := run(t, newLog(t, address, nil))
+	first.awaitCaughtUp(t)
+	first.append(t, "a", "1")
+	first.stop()
+
+	// A process that dies between producing and committing.
+	conf := kafkaconf.Config{Brokers: []string{address}}.TransactionalProducer(DefaultTopic)
+	producer, err := kafka.NewProducer(&conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer producer.Close()
+	topic, report := DefaultTopic, make(chan kafka.Event, 1)
+	if err := errors.Join(producer.InitTransactions(t.Context()), producer.BeginTransaction(), producer.Produce(&kafka.Message{
+		TopicPartition: kafka.TopicPartition{Topic: &topic}, Key: []byte("a"), Value: []byte("never committed")}, report)); err != nil {
+		t.Fatal(err)
+	}
+	<-report
+
+	second := run(t, newLog(t, address, nil))
+	second.awaitCaughtUp(t)
+	if v, _ := second.get("a"); v != "1" {
+		t.Errorf("a = %q, want 1: the open transaction is to be aborted", v)
+	}
+	second.append(t, "a", "2")
+	eventually(t, "a = 2 is read", func() bool { v, _ := second.get("a"); return v == "2" })
+}
+
+func TestABrokerThatComesLateIsFound(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := listener.Addr().String()
+	listener.Close()
+
+	var out lockedBuffer
+	l := run(t, newLog(t, address, slog.New(slog.NewTextHandler(&out, nil))))
+	eventually(t, "the failure is logged", func() bool { return strings.Contains(out.String(), "tried again") })
+	if _, err := l.Append(contextFor(t, 50*time.Millisecond), "a", nil); !errors.Is(err, webhooks.ErrUnavailable) {
+		t.Errorf("Append while there is no broker: %v, want ErrUnavailable", err)
+	}
+
+	startBroker(t, kfake.ListenFn(func(string, string) (net.Listener, error) { return net.Listen("tcp", address) }))
+	l.awaitCaughtUp(t)
+	l.append(t, "a", "1")
+	eventually(t, "a = 1 is read", func() bool { v, _ := l.get("a"); return v == "1" })
+}
+
+func contextFor(t *testing.T, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestAppendAfterStopIsRefused(t *testing.T) {
+	l := run(t, newLog(t, startBroker(t).ListenAddrs()[0], nil))
+	l.awaitCaughtUp(t)
+	l.stop()
+	if _, err := l.Append(t.Context(), "a", nil); !errors.Is(err, webhooks.ErrUnavailable) {
+		t.Errorf("Append after Run has ended: %v, want ErrUnavailable", err)
+	}
+}
+
+func TestARegistryOnKafkaKeepsItsSecretsSealed(t *testing.T) {
+	address := startBroker(t).ListenAddrs()[0]
+	key := make([]byte, 32)
+	rand.Read(key)
+	keys, err := webhooks.NewKeys(base64.StdEncoding.EncodeToString(key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := webhooks.Decode([]byte(`{"url": "https://example.com/", "topics": ["orders"]}`), "orders")
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	registry, stop := runRegistry(t, newLog(t, address, nil), keys)
+	created, err := registry.Create(t.Context(), w)
+	if err != nil {
+		t.Fatalf("Create: %v", err)
+	}
+	stop()
+
+	var stored []byte
+	raw := run(t, newLog(t, address, nil))
+	raw.awaitCaughtUp(t)
+	for k, v := range raw.snapshot() {
+		stored = append(append(stored, k...), v...)
+	}
+	raw.stop()
+	if !bytes.Contains(stored, []byte("https://example.com/")) {
+		t.Errorf("the webhook is not in the topic: %q", stored)
+	}
+	for name, form := range map[string][]byte{
+		"raw": created.Secret, "base64": []byte(base64.StdEncoding.EncodeToString(created.Secret)),
+	} {
+		if len(form) == 0 || bytes.Contains(stored, form) {
+			t.Errorf("the secret stands in the topic, %s", name)
+		}
+	}
+
+	again, stop := runRegistry(t, newLog(t, address, nil), keys)
+	defer stop()
+	got, err := again.Get("default", "orders")
+	if err != nil {
+		t.Fatalf("Get after a restart: %v", err)
+	}
+	if diff := cmp.Diff(created, got); diff != "" {
+		t.Errorf("after a restart (-created +got):\n%s", diff)
+	}
+}
+
+func runRegistry(t *testing.T, l *Log, keys *webhooks.Keys) (*webhooks.Registry, func()) {
+	t.Helper()
+	registry := webhooks.NewRegistry(l, keys, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- registry.Run(ctx) }()
+	select {
+	case <-registry.Ready():
+	case <-time.After(patience):
+		t.Fatal("the registry did not become ready")
+	}
+	return registry, func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	}
+}
+
+// lockedBuffer collects a log that is written from several goroutines.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
