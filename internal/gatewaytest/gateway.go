@@ -91,19 +91,63 @@ type Config struct {
 // NewConfig is the configuration of a new installation with a registry of its own.
 func NewConfig(t testing.TB, brokers string) Config {
 	t.Helper()
-	return Config{
-		Brokers: brokers,
-		// The shortest session that a broker allows by default: a partition of
-		// a killed gateway is free after six seconds.
-		Properties: map[string]string{
-			"session.timeout.ms": "6000", "heartbeat.interval.ms": "1500", "max.poll.interval.ms": "10000",
-		},
-		registry:   "registry-" + Name(t),
-		listen:     freeAddress(t),
-		management: freeAddress(t),
-		token:      "admin-token-of-the-tests",
-		secretKey:  "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+	c, err := ConfigFor(brokers, "registry-"+Name(t))
+	if err != nil {
+		t.Fatal(err)
 	}
+	// The shortest session that a broker allows by default: a partition of a
+	// killed gateway is free after six seconds.
+	c.Properties = map[string]string{
+		"session.timeout.ms": "6000", "heartbeat.interval.ms": "1500", "max.poll.interval.ms": "10000",
+	}
+	return c
+}
+
+// ConfigFor is the configuration of a new installation whose registry is the
+// given topic, with the client's own session timeouts.
+func ConfigFor(brokers, registry string) (Config, error) {
+	c := Config{
+		Brokers:   brokers,
+		registry:  registry,
+		token:     "admin-token-of-the-tests",
+		secretKey: "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+	}
+	var err error
+	if c.listen, err = freeAddress(); err != nil {
+		return c, err
+	}
+	c.management, err = freeAddress()
+	return c, err
+}
+
+// API is a client of the gateway's API.
+func (c Config) API() *API { return NewAPI("http://"+c.listen, c.token) }
+
+// Management is a client of the gateway's management listener.
+func (c Config) Management() *API { return NewAPI("http://"+c.management, "") }
+
+// Serve is the command that runs such a gateway; folder takes its configuration file.
+func (c Config) Serve(ctx context.Context, binary, folder string) (*exec.Cmd, error) {
+	config := filepath.Join(folder, "gateway.yaml")
+	text, err := json.Marshal(map[string]any{"kafka": map[string]any{"properties": c.Properties}}) // JSON is YAML
+	if err == nil {
+		err = os.WriteFile(config, text, 0o600)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("writing the configuration: %w", err)
+	}
+	cmd := exec.CommandContext(ctx, binary, "serve", "--config", config)
+	cmd.Env = append(os.Environ(),
+		"KPUSH_KAFKA_BROKERS="+c.Brokers,
+		"KPUSH_REGISTRY_TOPIC="+c.registry,
+		"KPUSH_API_LISTEN="+c.listen,
+		"KPUSH_API_ADMIN_TOKEN="+c.token,
+		"KPUSH_MANAGEMENT_LISTEN="+c.management,
+		"KPUSH_SECRET_KEY="+c.secretKey,
+		"KPUSH_LOG_FORMAT=text",
+	)
+	cmd.Env = append(cmd.Env, c.Env...)
+	return cmd, nil
 }
 
 var noName = regexp.MustCompile(`[^a-z0-9]+`)
@@ -115,14 +159,13 @@ func Name(t testing.TB) string {
 }
 
 // freeAddress is a loopback address that nobody listened on a moment ago.
-func freeAddress(t testing.TB) string {
-	t.Helper()
+func freeAddress() (string, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatalf("looking for a free port: %v", err)
+		return "", fmt.Errorf("looking for a free port: %w", err)
 	}
 	defer listener.Close()
-	return listener.Addr().String()
+	return listener.Addr().String(), nil
 }
 
 // Gateway is a running `gateway serve`.
@@ -153,31 +196,11 @@ func StartGateway(t testing.TB, c Config) *Gateway {
 // the test if it still runs; its log is printed when the test failed.
 func LaunchGateway(t testing.TB, c Config) *Gateway {
 	t.Helper()
-	config := filepath.Join(t.TempDir(), "gateway.yaml")
-	text, err := json.Marshal(map[string]any{"kafka": map[string]any{"properties": c.Properties}}) // JSON is YAML
-	if err == nil {
-		err = os.WriteFile(config, text, 0o600)
-	}
+	cmd, err := c.Serve(context.WithoutCancel(t.Context()), Binary(t), t.TempDir())
 	if err != nil {
-		t.Fatalf("writing the configuration: %v", err)
+		t.Fatal(err)
 	}
-	g := &Gateway{
-		API:        NewAPI("http://"+c.listen, c.token),
-		Management: NewAPI("http://"+c.management, ""),
-		cmd:        exec.Command(Binary(t), "serve", "--config", config),
-		log:        new(log),
-		done:       make(chan struct{}),
-	}
-	g.cmd.Env = append(os.Environ(),
-		"KPUSH_KAFKA_BROKERS="+c.Brokers,
-		"KPUSH_REGISTRY_TOPIC="+c.registry,
-		"KPUSH_API_LISTEN="+c.listen,
-		"KPUSH_API_ADMIN_TOKEN="+c.token,
-		"KPUSH_MANAGEMENT_LISTEN="+c.management,
-		"KPUSH_SECRET_KEY="+c.secretKey,
-		"KPUSH_LOG_FORMAT=text",
-	)
-	g.cmd.Env = append(g.cmd.Env, c.Env...)
+	g := &Gateway{API: c.API(), Management: c.Management(), cmd: cmd, log: new(log), done: make(chan struct{})}
 	g.cmd.Stdout, g.cmd.Stderr = g.log, g.log
 	if err := g.cmd.Start(); err != nil {
 		t.Fatalf("starting the gateway: %v", err)
