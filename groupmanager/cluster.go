@@ -107,10 +107,14 @@ func (c *cluster) committedOffsets(ctx context.Context, group string, partitions
 	defer cancel()
 	res, err := c.admin.ListConsumerGroupOffsets(ctx,
 		[]kafka.ConsumerGroupTopicPartitions{{Group: group, Partitions: partitions}}, kafka.SetAdminRequestTimeout(adminTimeout))
+	offsets := make(map[topicPartition]int64)
+	var missing kafka.Error
+	if errors.As(err, &missing) && missing.Code() == kafka.ErrGroupIDNotFound {
+		return offsets, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading committed offsets of group %q: %w", group, err)
 	}
-	offsets := make(map[topicPartition]int64)
 	for _, g := range res.ConsumerGroupsTopicPartitions {
 		for _, tp := range g.Partitions {
 			if tp.Error != nil {
