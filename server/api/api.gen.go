@@ -331,7 +331,7 @@ type ErrorCode string
 type FieldError struct {
 	Detail string `json:"detail"`
 
-	// Pointer JSON pointer into the request's body; or `query/` or `header/` and a name; or the name of a check, for `/readyz`.
+	// Pointer JSON pointer into the request's body; or `query/` or `header/` and a name.
 	Pointer string `json:"pointer"`
 }
 
@@ -403,7 +403,7 @@ type Problem struct {
 
 	// Errors What is wrong with each field.
 	Errors    *[]FieldError `json:"errors,omitempty"`
-	RequestId string        `json:"request_id"`
+	RequestID string        `json:"request_id"`
 	Status    int           `json:"status"`
 	Title     string        `json:"title"`
 	Type      string        `json:"type"`
@@ -411,6 +411,9 @@ type Problem struct {
 
 // Version defines model for Version.
 type Version struct {
+	// Commit Revision in version control.
+	Commit string `json:"commit"`
+
 	// GoVersion Examples: go1.26.8
 	GoVersion string `json:"go_version"`
 
@@ -426,7 +429,8 @@ type Webhook = webhooks.Webhook
 // Examples: orders-to-billing
 type WebhookID = string
 
-// WebhookInput A webhook as it is asked for. What is left out gets its default.
+// WebhookInput A webhook as it is asked for. What is left out or null gets its default. The read-only fields are passed over,
+// so that an answer can be sent back.
 type WebhookInput = json.RawMessage
 
 // WebhookList defines model for WebhookList.
@@ -474,7 +478,8 @@ type WebhookCreated = CreatedWebhook
 // WebhookRead One subscription, a Kafka consumer group bound to one receiver URL.
 type WebhookRead = Webhook
 
-// WebhookBody A webhook as it is asked for. What is left out gets its default.
+// WebhookBody A webhook as it is asked for. What is left out or null gets its default. The read-only fields are passed over,
+// so that an answer can be sent back.
 type WebhookBody = WebhookInput
 
 // AckParams defines parameters for Ack.
@@ -1205,7 +1210,7 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 }
 
 type AckCountedResponseHeaders struct {
-	XRequestId *string
+	XRequestID *string
 }
 type AckCountedJSONResponse struct {
 	Body AckAnswer
@@ -1214,7 +1219,7 @@ type AckCountedJSONResponse struct {
 }
 
 type AckRecordedResponseHeaders struct {
-	XRequestId *string
+	XRequestID *string
 }
 type AckRecordedJSONResponse struct {
 	Body AckResult
@@ -1225,7 +1230,7 @@ type AckRecordedJSONResponse struct {
 type FailureResponseHeaders struct {
 	RetryAfter      *int
 	WWWAuthenticate *string
-	XRequestId      *string
+	XRequestID      *string
 }
 type FailureApplicationProblemPlusJSONResponse struct {
 	Body Problem
@@ -1234,7 +1239,7 @@ type FailureApplicationProblemPlusJSONResponse struct {
 }
 
 type HealthyResponseHeaders struct {
-	XRequestId *string
+	XRequestID *string
 }
 type HealthyJSONResponse struct {
 	Body Health
@@ -1252,7 +1257,7 @@ type TryAgainResponse struct {
 type WebhookCreatedResponseHeaders struct {
 	ETag       string
 	Location   string
-	XRequestId *string
+	XRequestID *string
 }
 type WebhookCreatedJSONResponse struct {
 	Body CreatedWebhook
@@ -1262,7 +1267,7 @@ type WebhookCreatedJSONResponse struct {
 
 type WebhookReadResponseHeaders struct {
 	ETag       string
-	XRequestId *string
+	XRequestID *string
 }
 type WebhookReadJSONResponse struct {
 	Body Webhook
@@ -1288,8 +1293,8 @@ func (response Ack200JSONResponse) VisitAckResponse(w http.ResponseWriter) error
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
-	if response.Headers.XRequestId != nil {
-		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	if response.Headers.XRequestID != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestID))
 	}
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
@@ -1305,8 +1310,8 @@ func (response Ack202JSONResponse) VisitAckResponse(w http.ResponseWriter) error
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
-	if response.Headers.XRequestId != nil {
-		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	if response.Headers.XRequestID != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestID))
 	}
 	w.WriteHeader(202)
 	_, err := buf.WriteTo(w)
@@ -1329,8 +1334,8 @@ func (response Livez200JSONResponse) VisitLivezResponse(w http.ResponseWriter) e
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
-	if response.Headers.XRequestId != nil {
-		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	if response.Headers.XRequestID != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestID))
 	}
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
@@ -1345,23 +1350,23 @@ type OpenapiResponseObject interface {
 }
 
 type Openapi200ResponseHeaders struct {
-	XRequestId *string
+	XRequestID *string
 }
 
-type Openapi200ApplicationyamlResponse struct {
+type Openapi200ApplicationYamlResponse struct {
 	Body          io.Reader
 	Headers       Openapi200ResponseHeaders
 	ContentLength int64
 }
 
-func (response Openapi200ApplicationyamlResponse) VisitOpenapiResponse(w http.ResponseWriter) error {
+func (response Openapi200ApplicationYamlResponse) VisitOpenapiResponse(w http.ResponseWriter) error {
 
 	w.Header().Set("Content-Type", "application/yaml")
 	if response.ContentLength != 0 {
 		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
 	}
-	if response.Headers.XRequestId != nil {
-		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	if response.Headers.XRequestID != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestID))
 	}
 	w.WriteHeader(200)
 
@@ -1388,8 +1393,8 @@ func (response Readyz200JSONResponse) VisitReadyzResponse(w http.ResponseWriter)
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
-	if response.Headers.XRequestId != nil {
-		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	if response.Headers.XRequestID != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestID))
 	}
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
@@ -1405,7 +1410,7 @@ type ListWebhooksResponseObject interface {
 }
 
 type ListWebhooks200ResponseHeaders struct {
-	XRequestId *string
+	XRequestID *string
 }
 
 type ListWebhooks200JSONResponse struct {
@@ -1420,8 +1425,8 @@ func (response ListWebhooks200JSONResponse) VisitListWebhooksResponse(w http.Res
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
-	if response.Headers.XRequestId != nil {
-		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	if response.Headers.XRequestID != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestID))
 	}
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
@@ -1447,8 +1452,8 @@ func (response CreateWebhook201JSONResponse) VisitCreateWebhookResponse(w http.R
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
 	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
-	if response.Headers.XRequestId != nil {
-		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	if response.Headers.XRequestID != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestID))
 	}
 	w.WriteHeader(201)
 	_, err := buf.WriteTo(w)
@@ -1456,7 +1461,7 @@ func (response CreateWebhook201JSONResponse) VisitCreateWebhookResponse(w http.R
 }
 
 type DeleteWebhookRequestObject struct {
-	Id     ID `json:"id"`
+	ID     ID `json:"id"`
 	Params DeleteWebhookParams
 }
 
@@ -1465,7 +1470,7 @@ type DeleteWebhookResponseObject interface {
 }
 
 type DeleteWebhook204ResponseHeaders struct {
-	XRequestId *string
+	XRequestID *string
 }
 
 type DeleteWebhook204Response struct {
@@ -1473,15 +1478,15 @@ type DeleteWebhook204Response struct {
 }
 
 func (response DeleteWebhook204Response) VisitDeleteWebhookResponse(w http.ResponseWriter) error {
-	if response.Headers.XRequestId != nil {
-		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	if response.Headers.XRequestID != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestID))
 	}
 	w.WriteHeader(204)
 	return nil
 }
 
 type GetWebhookRequestObject struct {
-	Id ID `json:"id"`
+	ID ID `json:"id"`
 }
 
 type GetWebhookResponseObject interface {
@@ -1498,8 +1503,8 @@ func (response GetWebhook200JSONResponse) VisitGetWebhookResponse(w http.Respons
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
-	if response.Headers.XRequestId != nil {
-		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	if response.Headers.XRequestID != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestID))
 	}
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
@@ -1507,7 +1512,7 @@ func (response GetWebhook200JSONResponse) VisitGetWebhookResponse(w http.Respons
 }
 
 type PutWebhookRequestObject struct {
-	Id     ID `json:"id"`
+	ID     ID `json:"id"`
 	Params PutWebhookParams
 	Body   *PutWebhookJSONRequestBody
 }
@@ -1526,8 +1531,8 @@ func (response PutWebhook200JSONResponse) VisitPutWebhookResponse(w http.Respons
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
-	if response.Headers.XRequestId != nil {
-		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	if response.Headers.XRequestID != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestID))
 	}
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
@@ -1545,8 +1550,8 @@ func (response PutWebhook201JSONResponse) VisitPutWebhookResponse(w http.Respons
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
 	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
-	if response.Headers.XRequestId != nil {
-		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	if response.Headers.XRequestID != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestID))
 	}
 	w.WriteHeader(201)
 	_, err := buf.WriteTo(w)
@@ -1554,7 +1559,7 @@ func (response PutWebhook201JSONResponse) VisitPutWebhookResponse(w http.Respons
 }
 
 type ListPartitionsRequestObject struct {
-	Id ID `json:"id"`
+	ID ID `json:"id"`
 }
 
 type ListPartitionsResponseObject interface {
@@ -1562,7 +1567,7 @@ type ListPartitionsResponseObject interface {
 }
 
 type ListPartitions200ResponseHeaders struct {
-	XRequestId *string
+	XRequestID *string
 }
 
 type ListPartitions200JSONResponse struct {
@@ -1577,8 +1582,8 @@ func (response ListPartitions200JSONResponse) VisitListPartitionsResponse(w http
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
-	if response.Headers.XRequestId != nil {
-		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	if response.Headers.XRequestID != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestID))
 	}
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
@@ -1586,7 +1591,7 @@ func (response ListPartitions200JSONResponse) VisitListPartitionsResponse(w http
 }
 
 type PauseWebhookRequestObject struct {
-	Id ID `json:"id"`
+	ID ID `json:"id"`
 }
 
 type PauseWebhookResponseObject interface {
@@ -1603,8 +1608,8 @@ func (response PauseWebhook200JSONResponse) VisitPauseWebhookResponse(w http.Res
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
-	if response.Headers.XRequestId != nil {
-		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	if response.Headers.XRequestID != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestID))
 	}
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
@@ -1612,7 +1617,7 @@ func (response PauseWebhook200JSONResponse) VisitPauseWebhookResponse(w http.Res
 }
 
 type ResumeWebhookRequestObject struct {
-	Id ID `json:"id"`
+	ID ID `json:"id"`
 }
 
 type ResumeWebhookResponseObject interface {
@@ -1629,8 +1634,8 @@ func (response ResumeWebhook200JSONResponse) VisitResumeWebhookResponse(w http.R
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
-	if response.Headers.XRequestId != nil {
-		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	if response.Headers.XRequestID != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestID))
 	}
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
@@ -1645,7 +1650,7 @@ type VersionResponseObject interface {
 }
 
 type Version200ResponseHeaders struct {
-	XRequestId *string
+	XRequestID *string
 }
 
 type Version200JSONResponse struct {
@@ -1660,8 +1665,8 @@ func (response Version200JSONResponse) VisitVersionResponse(w http.ResponseWrite
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
-	if response.Headers.XRequestId != nil {
-		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestId))
+	if response.Headers.XRequestID != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestID))
 	}
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
@@ -1916,7 +1921,7 @@ func (sh *strictHandler) CreateWebhook(w http.ResponseWriter, r *http.Request) {
 func (sh *strictHandler) DeleteWebhook(w http.ResponseWriter, r *http.Request, id ID, params DeleteWebhookParams) {
 	var request DeleteWebhookRequestObject
 
-	request.Id = id
+	request.ID = id
 	request.Params = params
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
@@ -1943,7 +1948,7 @@ func (sh *strictHandler) DeleteWebhook(w http.ResponseWriter, r *http.Request, i
 func (sh *strictHandler) GetWebhook(w http.ResponseWriter, r *http.Request, id ID) {
 	var request GetWebhookRequestObject
 
-	request.Id = id
+	request.ID = id
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.GetWebhook(ctx, request.(GetWebhookRequestObject))
@@ -1969,7 +1974,7 @@ func (sh *strictHandler) GetWebhook(w http.ResponseWriter, r *http.Request, id I
 func (sh *strictHandler) PutWebhook(w http.ResponseWriter, r *http.Request, id ID, params PutWebhookParams) {
 	var request PutWebhookRequestObject
 
-	request.Id = id
+	request.ID = id
 	request.Params = params
 
 	var body PutWebhookJSONRequestBody
@@ -2003,7 +2008,7 @@ func (sh *strictHandler) PutWebhook(w http.ResponseWriter, r *http.Request, id I
 func (sh *strictHandler) ListPartitions(w http.ResponseWriter, r *http.Request, id ID) {
 	var request ListPartitionsRequestObject
 
-	request.Id = id
+	request.ID = id
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.ListPartitions(ctx, request.(ListPartitionsRequestObject))
@@ -2029,7 +2034,7 @@ func (sh *strictHandler) ListPartitions(w http.ResponseWriter, r *http.Request, 
 func (sh *strictHandler) PauseWebhook(w http.ResponseWriter, r *http.Request, id ID) {
 	var request PauseWebhookRequestObject
 
-	request.Id = id
+	request.ID = id
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.PauseWebhook(ctx, request.(PauseWebhookRequestObject))
@@ -2055,7 +2060,7 @@ func (sh *strictHandler) PauseWebhook(w http.ResponseWriter, r *http.Request, id
 func (sh *strictHandler) ResumeWebhook(w http.ResponseWriter, r *http.Request, id ID) {
 	var request ResumeWebhookRequestObject
 
-	request.Id = id
+	request.ID = id
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.ResumeWebhook(ctx, request.(ResumeWebhookRequestObject))

@@ -1,0 +1,89 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/kpush/kpush/webhooks"
+)
+
+// maxBody is the largest request body that is read.
+const maxBody = 1 << 20
+
+// bounded gives the request's body a deadline on the connection, whether a
+// handler reads it or the HTTP server discards it.
+func (s *Server) bounded(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			setReadDeadline(w, time.Now().Add(s.bodyTimeout))
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// setReadDeadline does nothing where there is no connection, as on a recorder.
+func setReadDeadline(w http.ResponseWriter, t time.Time) {
+	_ = http.NewResponseController(w).SetReadDeadline(t)
+}
+
+// jsonBody reads the whole body, which has to be one JSON object, and gives it to
+// next from memory.
+func (s *Server) jsonBody(next http.Handler) http.Handler {
+	return s.handle(func(w http.ResponseWriter, r *http.Request) error {
+		data, err := readJSON(w, r)
+		if err != nil {
+			return err
+		}
+		// The answer may take longer than the body was allowed to.
+		setReadDeadline(w, time.Time{})
+		r.Body = io.NopCloser(bytes.NewReader(data))
+		next.ServeHTTP(w, r)
+		return nil
+	})
+}
+
+func readJSON(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if !isJSON(r.Header) {
+		return nil, errNotJSON
+	}
+	if r.ContentLength > maxBody {
+		return nil, errBodyTooLarge
+	}
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, errBodyTooSlow
+	case err != nil:
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			return nil, errBodyTooLarge
+		}
+		return nil, fmt.Errorf("%w: reading it: %w", webhooks.ErrMalformed, err) // cut short
+	}
+	// Valid gives up at 10,000 levels of nesting and allocates nothing to speak of.
+	if !utf8.Valid(data) || !bytes.HasPrefix(bytes.TrimLeft(data, " \t\r\n"), []byte("{")) || !json.Valid(data) {
+		return nil, webhooks.ErrMalformed
+	}
+	return data, nil
+}
+
+// isJSON tells whether the headers announce JSON that we can read.
+func isJSON(h http.Header) bool {
+	media, params, err := mime.ParseMediaType(h.Get("Content-Type"))
+	if err != nil || media != "application/json" {
+		return false
+	}
+	if charset, ok := params["charset"]; ok && !strings.EqualFold(charset, "utf-8") {
+		return false
+	}
+	encoding := h.Get("Content-Encoding")
+	return encoding == "" || strings.EqualFold(encoding, "identity")
+}

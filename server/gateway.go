@@ -1,0 +1,46 @@
+package server
+
+import (
+	"context"
+
+	"github.com/kpush/kpush/groupmanager"
+	"github.com/kpush/kpush/webhooks"
+)
+
+// A Gateway is what the API is the outside of; *groupmanager.Manager is one. Its
+// methods are called from many goroutines at once and return promptly when their
+// context ends. Errors are told apart with errors.Is and errors.As (statusOf
+// knows them); their text is logged and never answered, but for Ready's.
+type Gateway interface {
+	// Create registers a webhook, durably, with its group's start pinned.
+	Create(ctx context.Context, w webhooks.Webhook) (webhooks.Entry, error)
+
+	// Put registers or replaces a webhook. With ifMatch the revision that stands
+	// has to be that one, else the error is webhooks.ErrPrecondition.
+	Put(ctx context.Context, w webhooks.Webhook, ifMatch *int64) (e webhooks.Entry, created bool, err error)
+
+	// Get and List tell webhooks with the state they are in now; List is ordered by id.
+	Get(tenant, id string) (webhooks.Entry, error)
+	List(tenant string) []webhooks.Entry
+
+	// Delete removes a webhook and, with offsets, its group's committed offsets.
+	Delete(ctx context.Context, tenant, id string, offsets bool) error
+
+	Pause(ctx context.Context, tenant, id string) (webhooks.Entry, error)
+	Resume(ctx context.Context, tenant, id string) (webhooks.Entry, error)
+
+	// Partitions tells where every partition stands, ordered by topic and partition.
+	Partitions(ctx context.Context, tenant, id string) ([]groupmanager.PartitionStatus, error)
+
+	// Ack counts a receiver's statement, or refuses it and moves nothing.
+	Ack(ctx context.Context, a groupmanager.AckRequest) (groupmanager.AckAnswer, error)
+
+	// Ready returns nil, or why the gateway cannot do its work, in words that
+	// anybody may read: no addresses, no errors of other libraries.
+	Ready() error
+}
+
+var _ Gateway = (*groupmanager.Manager)(nil)
+
+// tenant is the only one of an installation without tenants.
+const tenant = webhooks.DefaultTenant

@@ -1,0 +1,110 @@
+package server
+
+import (
+	"context"
+	"encoding/base64"
+	"slices"
+	"strings"
+
+	"github.com/kpush/kpush/server/api"
+	"github.com/kpush/kpush/webhooks"
+)
+
+const (
+	defaultLimit = 50
+	maxLimit     = 250
+)
+
+func (o operations) ListWebhooks(_ context.Context, r api.ListWebhooksRequestObject) (api.ListWebhooksResponseObject, error) {
+	limit := defaultLimit
+	if l := r.Params.Limit; l != nil {
+		limit = *l
+	}
+	if limit < 1 || limit > maxLimit {
+		return nil, invalid(inQuery("limit"), "must be from 1 to 250")
+	}
+	after, err := parseCursor(r.Params.Cursor)
+	if err != nil {
+		return nil, err
+	}
+	wanted, err := newFilter(r.Params)
+	if err != nil {
+		return nil, err
+	}
+	page := api.WebhookList{Data: []api.Webhook{}}
+	for _, e := range o.gateway.List(tenant) {
+		if e.Webhook.ID <= after || !wanted.admits(e.Webhook) {
+			continue
+		}
+		if len(page.Data) == limit {
+			page.NextCursor = cursor(page.Data[limit-1].ID)
+			break
+		}
+		page.Data = append(page.Data, e.Webhook)
+	}
+	return api.ListWebhooks200JSONResponse{Body: page}, nil
+}
+
+// cursorVersion begins every cursor, so that later ones can hold something else.
+const cursorVersion = "1:"
+
+// cursor is the place after a webhook in the order of ids.
+func cursor(id string) *string {
+	return new(base64.RawURLEncoding.EncodeToString([]byte(cursorVersion + id)))
+}
+
+// parseCursor returns the id after which a page begins; no cursor is the beginning.
+func parseCursor(c *string) (after string, err error) {
+	if c == nil {
+		return "", nil
+	}
+	text, err := base64.RawURLEncoding.DecodeString(*c)
+	after, ours := strings.CutPrefix(string(text), cursorVersion)
+	if err != nil || !ours {
+		return "", invalid(inQuery("cursor"), "must be a next_cursor as it was told")
+	}
+	return after, nil
+}
+
+// filter is what a list is narrowed by; a nil field narrows nothing.
+type filter struct {
+	topic  *string
+	state  *api.WebhookState
+	labels map[string]string
+}
+
+func newFilter(p api.ListWebhooksParams) (filter, error) {
+	f := filter{topic: p.Topic, state: p.State, labels: map[string]string{}}
+	if f.state != nil && !f.state.Valid() {
+		return filter{}, invalid(inQuery("state"), "must be one of: active, paused, degraded, disabled, failed")
+	}
+	if p.Label == nil {
+		return f, nil
+	}
+	for _, label := range *p.Label {
+		name, value, ok := strings.Cut(label, ":")
+		if !ok {
+			return filter{}, invalid(inQuery("label"), "must be a name and a value, parted by a colon")
+		}
+		if old, twice := f.labels[name]; twice && old != value {
+			return filter{}, invalid(inQuery("label"), "must not ask for two values of one name")
+		}
+		f.labels[name] = value
+	}
+	return f, nil
+}
+
+func (f filter) admits(w webhooks.Webhook) bool {
+	if f.topic != nil && !slices.Contains(w.Topics, *f.topic) {
+		return false
+	}
+	if f.state != nil && webhooks.State(*f.state) != w.State {
+		return false
+	}
+	for name, value := range f.labels {
+		if has, ok := w.Labels[name]; !ok || has != value {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,108 @@
+// Package server is the HTTP outside of the gateway: the API of openapi.yaml and
+// the management listener's pages. It authenticates, decodes, bounds what comes
+// in, makes one call inward and encodes the answer. Whatever goes wrong is
+// answered as application/problem+json.
+//
+// routes.go has every route on one page, and statusOf pairs errors with statuses.
+package server
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/kpush/kpush/internal/version"
+)
+
+// Config is what a Server is made from.
+type Config struct {
+	// Gateway does the work. Required.
+	Gateway Gateway
+
+	// AdminToken is the bearer token of the API. Required unless InsecureNoAuth.
+	AdminToken string
+
+	// InsecureNoAuth lets everybody do everything.
+	InsecureNoAuth bool
+
+	// Version is what /version tells.
+	Version version.Info
+
+	// Logger gets one line per request at debug, and what is the server's own
+	// fault at error. Default: none.
+	Logger *slog.Logger
+
+	// TracerProvider and MeterProvider get a span and metrics per request of the
+	// API. Default: the global ones.
+	TracerProvider trace.TracerProvider
+	MeterProvider  metric.MeterProvider
+
+	// BodyTimeout is how long a request may take to send its body. Default 10s.
+	BodyTimeout time.Duration
+
+	// RequestTimeout is how long a request may take once its body was read. What
+	// has not come to an end by then is answered 503. Default 30s.
+	RequestTimeout time.Duration
+}
+
+const (
+	defaultBodyTimeout    = 10 * time.Second
+	defaultRequestTimeout = 30 * time.Second
+)
+
+// Server serves the API; it is an http.Handler, and safe for concurrent use.
+type Server struct {
+	gateway        Gateway
+	admin          credential
+	version        version.Info
+	logger         *slog.Logger
+	tracers        trace.TracerProvider
+	meters         metric.MeterProvider
+	bodyTimeout    time.Duration
+	requestTimeout time.Duration
+	draining       atomic.Bool
+	api            http.Handler
+}
+
+// New makes a Server. It starts nothing.
+func New(cfg Config) (*Server, error) {
+	if cfg.Gateway == nil {
+		return nil, errors.New("server needs a gateway")
+	}
+	if cfg.AdminToken == "" && !cfg.InsecureNoAuth {
+		return nil, errors.New("server needs an admin token, or to be told that it shall go without")
+	}
+	s := &Server{
+		gateway:        cfg.Gateway,
+		admin:          newCredential(cfg.AdminToken, cfg.InsecureNoAuth),
+		version:        cfg.Version,
+		logger:         cfg.Logger,
+		tracers:        cfg.TracerProvider,
+		meters:         cfg.MeterProvider,
+		bodyTimeout:    cfg.BodyTimeout,
+		requestTimeout: cfg.RequestTimeout,
+	}
+	if s.logger == nil {
+		s.logger = slog.New(slog.DiscardHandler)
+	}
+	if s.bodyTimeout == 0 {
+		s.bodyTimeout = defaultBodyTimeout
+	}
+	if s.requestTimeout == 0 {
+		s.requestTimeout = defaultRequestTimeout
+	}
+	s.api = s.routes()
+	return s, nil
+}
+
+// ServeHTTP answers one request to the API.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.api.ServeHTTP(w, r) }
+
+// Drain makes /readyz answer 503 from now on, on both listeners. All else is
+// still served.
+func (s *Server) Drain() { s.draining.Store(true) }
