@@ -142,8 +142,11 @@ func (b *Batch) copy(p []byte) span {
 }
 
 func (b *Batch) bytes(s span) []byte {
-	if s.n < 0 {
+	switch {
+	case s.n < 0:
 		return nil
+	case s.n == 0:
+		return []byte{} // a slice of an arena that is still nil would be nil
 	}
 	return b.arena[s.at : s.at+s.n : s.at+s.n]
 }

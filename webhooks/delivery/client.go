@@ -60,6 +60,10 @@ const minHeadroom = 1 << 10
 // NewClient makes the client of one webhook. It fails when the URL cannot be
 // sent to or a header cannot be sent.
 func NewClient(cfg Config) (*Client, error) {
+	return newClient(cfg, newDialer(cfg.Control))
+}
+
+func newClient(cfg Config, d *dialer) (*Client, error) {
 	w := cfg.Webhook
 	target, err := url.Parse(w.URL)
 	if err != nil {
@@ -77,7 +81,7 @@ func NewClient(cfg Config) (*Client, error) {
 		value:     valueFormatOf(w.Format.Value),
 		envelope:  newEnvelopeParts(w, cfg.AckURL),
 		headers:   fixedHeaders(w, cfg.UserAgent),
-		transport: newTransport(cfg.Control),
+		transport: newTransport(d),
 		tracer:    otel.Tracer("github.com/kpush/kpush/webhooks/delivery"),
 	}
 	for _, h := range c.headers {

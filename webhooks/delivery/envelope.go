@@ -1,9 +1,7 @@
 package delivery
 
 import (
-	"encoding/base64"
 	"strconv"
-	"strings"
 
 	"github.com/kpush/kpush/internal/records"
 	"github.com/kpush/kpush/webhooks"
@@ -142,7 +140,7 @@ func (f keyFormat) append(dst, key []byte) []byte {
 			return dst
 		}
 	}
-	return appendBase64(append(dst, `,"key_base64":"`...), key)
+	return appendBase64Rest(append(dst, `,"key_base64":"`...), key)
 }
 
 // appendValue appends a record's value and the comma before it. A tombstone, and
@@ -164,7 +162,7 @@ func (m *Message) appendValue(dst, value []byte) []byte {
 			return dst
 		}
 	}
-	return appendBase64(append(dst, `,"value_base64":"`...), value)
+	return appendBase64Rest(append(dst, `,"value_base64":"`...), value)
 }
 
 func appendHeader(dst []byte, b *records.Batch, i, j int) []byte {
@@ -172,7 +170,7 @@ func appendHeader(dst []byte, b *records.Batch, i, j int) []byte {
 	if named, ok := appendString(append(dst, `{"name":`...), name); ok {
 		dst = named
 	} else {
-		dst = appendBase64(append(dst, `{"name_base64":"`...), name)
+		dst = appendBase64Rest(append(dst, `{"name_base64":"`...), name)
 	}
 	if value == nil {
 		return append(dst, `,"value":null}`...)
@@ -180,23 +178,10 @@ func appendHeader(dst []byte, b *records.Batch, i, j int) []byte {
 	if valued, ok := appendString(append(dst, `,"value":`...), value); ok {
 		dst = valued
 	} else {
-		dst = appendBase64(append(dst, `,"value_base64":"`...), value)
+		dst = appendBase64Rest(append(dst, `,"value_base64":"`...), value)
 	}
 	return append(dst, '}')
 }
 
-// appendBase64 appends the base64 of p and the closing quote.
-func appendBase64(dst, p []byte) []byte {
-	return append(base64.StdEncoding.AppendEncode(dst, p), '"')
-}
-
-// appendQuoted appends s as a JSON string. What is not UTF-8 becomes U+FFFD.
-func appendQuoted(dst []byte, s string) []byte {
-	if quoted, ok := appendString(dst, s); ok {
-		return quoted
-	}
-	dst, _ = appendString(dst, strings.ToValidUTF8(s, "\uFFFD"))
-	return dst
-}
-
-func quoted(s string) string { return string(appendQuoted(nil, s)) }
+// appendBase64Rest appends the base64 of p after a quote, and the closing quote.
+func appendBase64Rest(dst, p []byte) []byte { return append(appendBase64(dst, p), '"') }

@@ -1,7 +1,9 @@
 package delivery
 
 import (
+	"encoding/binary"
 	"math/bits"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -217,14 +219,14 @@ func digitsEnd(b []byte, i int) int {
 
 // plainPrefix is how many bytes at the beginning of s mean themselves in a JSON
 // string: ASCII without control bytes, quotes and backslashes.
-func plainPrefix[T string | []byte](s T) int {
+func plainPrefix(s []byte) int {
 	const (
 		ones = 0x0101010101010101
 		high = 0x80 * ones
 	)
 	i := 0
 	for ; i+8 <= len(s); i += 8 {
-		x := load64(s[i : i+8])
+		x := binary.LittleEndian.Uint64(s[i:])
 		// The top bit of a byte is set where the byte is below ' ', a quote, a
 		// backslash, or above ASCII. A borrow may set it wrongly in the bytes above
 		// such a one, so only the lowest counts.
@@ -240,20 +242,14 @@ func plainPrefix[T string | []byte](s T) int {
 	return i
 }
 
-func load64[T string | []byte](s T) uint64 {
-	_ = s[7]
-	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
-		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
-}
-
 // appendString appends s as a JSON string. When s is not UTF-8 it reports false
 // and the result is to be dropped.
-func appendString[T string | []byte](dst []byte, s T) (_ []byte, ok bool) {
+func appendString(dst, s []byte) (_ []byte, ok bool) {
 	dst = append(dst, '"')
 	for {
 		n := plainPrefix(s)
 		for n < len(s) && s[n] >= utf8.RuneSelf {
-			r, size := decodeRune(s[n:])
+			r, size := utf8.DecodeRune(s[n:])
 			if r == utf8.RuneError && size == 1 {
 				return dst, false
 			}
@@ -269,9 +265,18 @@ func appendString[T string | []byte](dst []byte, s T) (_ []byte, ok bool) {
 	}
 }
 
-func decodeRune[T string | []byte](s T) (rune, int) {
-	return utf8.DecodeRuneInString(string(s[:min(len(s), utf8.UTFMax)]))
+// appendQuoted appends s as a JSON string. What is not UTF-8 becomes U+FFFD.
+func appendQuoted(dst []byte, s string) []byte {
+	n := len(dst)
+	dst = append(append(dst, '"'), s...)
+	if plainPrefix(dst[n+1:]) < len(s) {
+		dst, _ = appendString(dst[:n], []byte(strings.ToValidUTF8(s, "\uFFFD")))
+		return dst
+	}
+	return append(dst, '"')
 }
+
+func quoted(s string) string { return string(appendQuoted(nil, s)) }
 
 // appendEscape appends the escape of a quote, a backslash or a control byte.
 func appendEscape(dst []byte, c byte) []byte {

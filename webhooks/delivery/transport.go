@@ -24,6 +24,9 @@ const (
 	// included.
 	maxAnswerHeader = 64 << 10
 
+	// writeBuffer lets a small delivery go out in one write, headers and all.
+	writeBuffer = 8 << 10
+
 	// An HTTP/2 connection on which nothing was heard for pingAfter is asked for a
 	// sign of life, and given up after pingTimeout: requests share it, and would
 	// otherwise time out on it one after the other.
@@ -32,12 +35,8 @@ const (
 )
 
 // newTransport makes a transport that goes only where the URL says: it uses no
-// proxy, and follows nothing. control may be nil.
-func newTransport(control func(network, address string, conn syscall.RawConn) error) *http.Transport {
-	d := &dialer{
-		tcp: net.Dialer{Timeout: connectTimeout, Control: control},
-		tls: &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}},
-	}
+// proxy, and follows nothing.
+func newTransport(d *dialer) *http.Transport {
 	return &http.Transport{
 		Proxy:                  nil,
 		DialContext:            d.dial,
@@ -49,6 +48,7 @@ func newTransport(control func(network, address string, conn syscall.RawConn) er
 		MaxIdleConnsPerHost:    maxIdle,
 		IdleConnTimeout:        idleTimeout,
 		MaxResponseHeaderBytes: maxAnswerHeader,
+		WriteBufferSize:        writeBuffer,
 	}
 }
 
@@ -57,6 +57,14 @@ func newTransport(control func(network, address string, conn syscall.RawConn) er
 type dialer struct {
 	tcp net.Dialer
 	tls *tls.Config
+}
+
+// newDialer makes a dialer; control may be nil.
+func newDialer(control func(network, address string, conn syscall.RawConn) error) *dialer {
+	return &dialer{
+		tcp: net.Dialer{Timeout: connectTimeout, Control: control},
+		tls: &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}},
+	}
 }
 
 func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
