@@ -35,7 +35,7 @@ func checkLag(t *testing.T, group string, partitions int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), toolPatience)
 	defer cancel()
-	out, err := node.Node(t).Tool(ctx, "org.apache.kafka.tools.ConsumerGroupCommand", "--describe", "--group", group)
+	out, err := node.Node(t).Tool(ctx, "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", "--describe", "--group", group)
 	if err != nil {
 		t.Fatalf("describing group %s: %v\n%s", group, err, out)
 	}

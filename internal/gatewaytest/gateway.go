@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -137,7 +138,7 @@ func (c Config) Serve(ctx context.Context, binary, folder string) (*exec.Cmd, er
 		return nil, fmt.Errorf("writing the configuration: %w", err)
 	}
 	cmd := exec.CommandContext(ctx, binary, "serve", "--config", config)
-	cmd.Env = append(os.Environ(),
+	cmd.Env = append(foreignEnviron(),
 		"KPUSH_KAFKA_BROKERS="+c.Brokers,
 		"KPUSH_REGISTRY_TOPIC="+c.registry,
 		"KPUSH_API_LISTEN="+c.listen,
@@ -148,6 +149,12 @@ func (c Config) Serve(ctx context.Context, binary, folder string) (*exec.Cmd, er
 	)
 	cmd.Env = append(cmd.Env, c.Env...)
 	return cmd, nil
+}
+
+// foreignEnviron is our environment without the variables that the gateway
+// takes, or refuses, as its settings.
+func foreignEnviron() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "KPUSH_") })
 }
 
 var noName = regexp.MustCompile(`[^a-z0-9]+`)
