@@ -99,6 +99,9 @@ func (t *Telemetry) Handler() http.Handler {
 	return promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{Registry: t.registry})
 }
 
+// Tracing tells whether spans are recorded: without it there is no need to make any.
+func (t *Telemetry) Tracing() bool { return t.traces != nil }
+
 // Shutdown sends what has not been sent yet and ends the exporters, within ctx.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
 	var errs []error
