@@ -3,21 +3,20 @@ package partitionqueue
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
-	"strings"
+	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"testing"
 	"time"
 
-	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
 	"github.com/google/go-cmp/cmp"
-	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/kpush/kpush/internal/records"
 )
-
-// patience bounds every wait for something that has to come.
-const patience = 20 * time.Second
 
 func TestCheckPassesWithThisClient(t *testing.T) {
 	if err := Check(); err != nil {
@@ -25,104 +24,18 @@ func TestCheckPassesWithThisClient(t *testing.T) {
 	}
 }
 
-// cluster is an embedded broker with one topic.
-func cluster(t testing.TB, topic string, partitions int32) *kfake.Cluster {
-	t.Helper()
-	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(partitions, topic))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Close)
-	return c
+// content is what of a record Kafka does not look at, its headers as name and value.
+type content struct {
+	Key, Value string
+	Headers    []string
 }
 
-// produce appends records in order.
-func produce(t testing.TB, brokers []string, records ...*kgo.Record) {
-	t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
-	if err != nil {
-		t.Fatal(err)
+// text keeps null apart from empty.
+func text(b []byte) string {
+	if b == nil {
+		return " is null"
 	}
-	defer client.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	if err := client.ProduceSync(ctx, records...).FirstErr(); err != nil {
-		t.Fatalf("producing: %v", err)
-	}
-}
-
-// consumer is a consumer that only reads partitions it was given by hand.
-func consumer(t testing.TB, brokers []string, settings ...string) *kafka.Consumer {
-	t.Helper()
-	config := kafka.ConfigMap{
-		"bootstrap.servers":                  strings.Join(brokers, ","),
-		"group.id":                           "group",
-		"enable.auto.commit":                 false,
-		"auto.offset.reset":                  "error",
-		"fetch.wait.max.ms":                  50,
-		"fetch.queue.backoff.ms":             10,
-		"fetch.error.backoff.ms":             20,
-		"go.logs.channel.enable":             true,
-		"go.logs.channel":                    make(chan kafka.LogEvent, 1000), // what does not fit is dropped
-		"enable.metrics.push":                false,
-		"topic.metadata.refresh.interval.ms": 1000,
-	}
-	for _, s := range settings {
-		name, value, _ := strings.Cut(s, "=")
-		config[name] = value
-	}
-	c, err := kafka.NewConsumer(&config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.Close() })
-	return c
-}
-
-// open splits partitions of a topic off and starts fetching them at offset 0.
-func open(t testing.TB, c *kafka.Consumer, topic string, partitions ...int32) (*Queues, []*Queue) {
-	t.Helper()
-	qs, err := Open(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(qs.Close) // runs before the consumer's
-	var queues []*Queue
-	var assignment []kafka.TopicPartition
-	for _, p := range partitions {
-		q, err := qs.Split(topic, p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		queues = append(queues, q)
-		assignment = append(assignment, kafka.TopicPartition{Topic: &topic, Partition: p, Offset: 0})
-	}
-	if err := c.Assign(assignment); err != nil {
-		t.Fatal(err)
-	}
-	return qs, queues
-}
-
-// readN reads until it has n records, sleeping on Wake alone.
-func readN(t testing.TB, q *Queue, n int) *records.Batch {
-	t.Helper()
-	b := new(records.Batch)
-	timeout := time.After(patience)
-	for b.Len() < n {
-		got, err := q.Read(b, n-b.Len())
-		if err != nil {
-			t.Fatalf("Read after %d of %d records: %v", b.Len(), n, err)
-		}
-		if got > 0 {
-			continue
-		}
-		select {
-		case <-q.Wake():
-		case <-timeout:
-			t.Fatalf("got %d records and no wake-up, want %d", b.Len(), n)
-		}
-	}
-	return b
+	return "=" + string(b)
 }
 
 func TestRecordsComeAsTheyAre(t *testing.T) {
@@ -168,17 +81,15 @@ func TestRecordsComeAsTheyAre(t *testing.T) {
 
 	for i, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			type content struct {
-				Key, Value []byte
-				Headers    []kgo.RecordHeader
+			want := content{text(tc.record.Key), text(tc.record.Value), nil}
+			for _, h := range tc.record.Headers {
+				want.Headers = append(want.Headers, h.Key+text(h.Value))
 			}
-			var headers []kgo.RecordHeader
+			got := content{text(b.Key(i)), text(b.Value(i)), nil}
 			for j := range b.Headers(i) {
 				name, value := b.Header(i, j)
-				headers = append(headers, kgo.RecordHeader{Key: string(name), Value: value})
+				got.Headers = append(got.Headers, string(name)+text(value))
 			}
-			got := content{b.Key(i), b.Value(i), headers}
-			want := content{tc.record.Key, tc.record.Value, tc.record.Headers}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("record differs (-want +got):\n%s", diff)
 			}
@@ -196,5 +107,209 @@ func TestRecordsComeAsTheyAre(t *testing.T) {
 	}
 	if got := queues[0].Position(); got != int64(len(tests)) {
 		t.Errorf("Position() = %d, want %d", got, len(tests))
+	}
+}
+
+func TestReadIsBoundedByItsLimit(t *testing.T) {
+	const topic, count = "orders", 2*maxHaul + 500
+	c := cluster(t, topic, 1)
+	all := make([]*kgo.Record, count)
+	for i := range all {
+		all[i] = &kgo.Record{Topic: topic, Value: name(i)}
+	}
+	produce(t, c.ListenAddrs(), all...)
+	_, queues := open(t, consumer(t, c.ListenAddrs()), topic, 0)
+	q := queues[0]
+	b := new(records.Batch)
+	for at := 0; at < count; {
+		for _, limit := range []int{1, 7, 0, maxHaul - 1, maxHaul + 3} {
+			b.Reset()
+			got, err := q.Read(b, limit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got > limit || got != b.Len() {
+				t.Fatalf("Read(limit %d) = %d with %d records appended", limit, got, b.Len())
+			}
+			for i := range got {
+				if want := string(name(at)); string(b.Value(i)) != want {
+					t.Fatalf("record %d is %q, want %q", at, b.Value(i), want)
+				}
+				at++
+			}
+			if got < limit && at < count {
+				waitForWake(t, q)
+			}
+		}
+	}
+}
+
+func TestErrorsKeepTheirPlaceAmongRecords(t *testing.T) {
+	const topic = "orders"
+	c := cluster(t, topic, 1)
+	three := func() {
+		t.Helper()
+		for i := range 3 {
+			produce(t, c.ListenAddrs(), &kgo.Record{Topic: topic, Value: name(i)})
+		}
+	}
+	// fetchFrom counts the fetches that ask for records from an offset on: all before it has arrived.
+	fetchFrom := func(offset int64) *kfake.FaultHandle {
+		return c.Fault(kfake.Fault{
+			Keys: []kmsg.Key{kmsg.Fetch}, Topic: topic, Observe: true, Count: -1,
+			When: func(r kmsg.Request) bool {
+				for _, topic := range r.(*kmsg.FetchRequest).Topics {
+					for _, p := range topic.Partitions {
+						if p.FetchOffset == offset {
+							return true
+						}
+					}
+				}
+				return false
+			},
+		})
+	}
+	wait := func(h *kfake.FaultHandle) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		if err := h.Wait(ctx, 1); err != nil {
+			t.Fatalf("waiting for the client's fetch: %v", err)
+		}
+	}
+
+	three()
+	_, queues := open(t, consumer(t, c.ListenAddrs()), topic, 0)
+	q := queues[0]
+	wait(fetchFrom(3))
+	wait(c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: topic, Err: kerr.TopicAuthorizationFailed}))
+	three()
+	wait(fetchFrom(6))
+
+	// Three records, an error and three records cross at once.
+	b := new(records.Batch)
+	n, err := q.Read(b, 100)
+	var failed *Error
+	if !errors.As(err, &failed) || failed.Code != kafka.ErrTopicAuthorizationFailed || failed.Message == "" {
+		t.Fatalf("Read: %v, want an *Error of code %v with a text", err, kafka.ErrTopicAuthorizationFailed)
+	}
+	if n != 3 {
+		t.Fatalf("the error came behind %d records, want 3", n)
+	}
+	for limit, want := range []int{0, 1, 2} { // what is left is cut as well
+		if n, err := q.Read(b, limit); n != want || err != nil {
+			t.Fatalf("Read(limit %d) behind the error = %d, %v; want %d", limit, n, err, want)
+		}
+	}
+	if n, err := q.Read(b, 100); n != 0 || err != nil {
+		t.Fatalf("Read at the end = %d, %v; want 0", n, err)
+	}
+	for i := range b.Len() {
+		if got := b.Records[i].Offset; got != int64(i) {
+			t.Errorf("record %d has offset %d", i, got)
+		}
+	}
+	if got := q.Position(); got != 6 {
+		t.Errorf("Position() = %d, want 6", got)
+	}
+}
+
+func TestPositionDoesNotSkipTheRecordBehindAnError(t *testing.T) {
+	const topic = "orders"
+	c := cluster(t, topic, 1)
+	produce(t, c.ListenAddrs(), &kgo.Record{Topic: topic})
+	_, queues := open(t, consumer(t, c.ListenAddrs()), topic, 0)
+	q := queues[0]
+	readN(t, q, 1)
+	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: topic, Err: kerr.TopicAuthorizationFailed})
+	b := new(records.Batch)
+	var err error
+	for err == nil {
+		waitForWake(t, q)
+		_, err = q.Read(b, 1)
+	}
+	if got := q.Position(); got != 1 {
+		t.Errorf("Position() = %d behind an error at offset 1, want 1: that record is still to come", got)
+	}
+	produce(t, c.ListenAddrs(), &kgo.Record{Topic: topic})
+	readN(t, q, 1)
+	if got := q.Position(); got != 2 {
+		t.Errorf("Position() = %d once that record was read, want 2", got)
+	}
+}
+
+func TestAClosedQueueIsLeftAlone(t *testing.T) {
+	const topic = "orders"
+	c := cluster(t, topic, 2)
+	produce(t, c.ListenAddrs(), &kgo.Record{Topic: topic})
+	client := consumer(t, c.ListenAddrs())
+	qs, queues := open(t, client, topic, 0, 1)
+	readN(t, queues[0], 1)
+
+	closed := func(q *Queue) {
+		t.Helper()
+		if n, err := q.Read(new(records.Batch), 1); n != 0 || !errors.Is(err, ErrClosed) {
+			t.Errorf("Read of a closed queue = %d, %v; want %v", n, err, ErrClosed)
+		}
+		if got := q.Position(); got != -1 {
+			t.Errorf("Position() of a closed queue = %d, want -1", got)
+		}
+		q.Close()
+	}
+	queues[0].Close()
+	closed(queues[0])
+	qs.Close() // takes the other with it
+	closed(queues[1])
+	if _, err := qs.Split(topic, 0); !errors.Is(err, ErrClosed) {
+		t.Errorf("Split after Close: %v, want %v", err, ErrClosed)
+	}
+	if got := qs.Generation(); got != -1 {
+		t.Errorf("Generation() after Close = %d, want -1", got)
+	}
+	qs.Close()
+	if err := client.Close(); err != nil {
+		t.Errorf("closing the consumer: %v", err)
+	}
+	if _, err := Open(client); err == nil {
+		t.Error("Open of a closed consumer gave no error")
+	}
+}
+
+func TestGenerationIsTheGroups(t *testing.T) {
+	const topic = "orders"
+	c := cluster(t, topic, 1)
+	client := consumer(t, c.ListenAddrs())
+	qs, err := Open(client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(qs.Close)
+	if got := qs.Generation(); got != -1 {
+		t.Errorf("Generation() before joining = %d, want -1", got)
+	}
+	inCallback := make(chan int32, 1)
+	err = client.Subscribe(topic, func(client *kafka.Consumer, e kafka.Event) error {
+		if _, ok := e.(kafka.AssignedPartitions); ok {
+			inCallback <- qs.Generation()
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(patience)
+	for len(inCallback) == 0 && time.Now().Before(deadline) {
+		client.Poll(50)
+	}
+	select {
+	case got := <-inCallback:
+		if got != 1 {
+			t.Errorf("Generation() in the assign callback = %d, want 1, the new one", got)
+		}
+	default:
+		t.Fatal("no assignment")
+	}
+	if got := qs.Generation(); got != 1 {
+		t.Errorf("Generation() = %d, want 1", got)
 	}
 }
