@@ -222,6 +222,10 @@ func reserved(header string) bool {
 }
 
 func checkHeaders(c *complaints, pointer string, headers map[string]string) {
+	if len(headers) > maxHeaders {
+		c.add(pointer, "must be at most %d headers", maxHeaders)
+		return
+	}
 	size := 0
 	seen := map[string]bool{}
 	for _, name := range slices.Sorted(maps.Keys(headers)) {
@@ -239,8 +243,8 @@ func checkHeaders(c *complaints, pointer string, headers map[string]string) {
 		}
 		seen[lower] = true
 	}
-	if len(headers) > maxHeaders || size > maxHeaderBytes {
-		c.add(pointer, "must be at most %d headers and %d bytes", maxHeaders, maxHeaderBytes)
+	if size > maxHeaderBytes {
+		c.add(pointer, "must be at most %d bytes, names and values together", maxHeaderBytes)
 	}
 }
 

@@ -2,6 +2,7 @@ package kafkastore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -9,7 +10,7 @@ import (
 )
 
 const (
-	adminTimeout  = 10 * time.Second
+	adminTimeout  = 5 * time.Second
 	cleanupPolicy = "cleanup.policy"
 	compact       = "compact"
 )
@@ -54,17 +55,17 @@ func (l *Log) partitions(ctx context.Context, admin *kafka.AdminClient) (count i
 	if err != nil {
 		return 0, false, fmt.Errorf("describing the topic: %w", err)
 	}
-	for _, t := range result.TopicDescriptions {
-		switch t.Error.Code() {
-		case kafka.ErrNoError:
-			return len(t.Partitions), true, nil
-		case kafka.ErrUnknownTopicOrPart:
-			return 0, false, nil
-		default:
-			return 0, false, fmt.Errorf("describing the topic: %w", t.Error)
-		}
+	if len(result.TopicDescriptions) != 1 {
+		return 0, false, errors.New("describing the topic: the broker said nothing of it")
 	}
-	return 0, false, fmt.Errorf("describing the topic: the broker said nothing of it")
+	switch t := result.TopicDescriptions[0]; t.Error.Code() {
+	case kafka.ErrNoError:
+		return len(t.Partitions), true, nil
+	case kafka.ErrUnknownTopicOrPart:
+		return 0, false, nil
+	default:
+		return 0, false, fmt.Errorf("describing the topic: %w", t.Error)
+	}
 }
 
 func (l *Log) createTopic(ctx context.Context, admin *kafka.AdminClient) error {
@@ -93,11 +94,11 @@ func (l *Log) policy(ctx context.Context, admin *kafka.AdminClient) (string, err
 	if err != nil {
 		return "", fmt.Errorf("reading the topic's configuration: %w", err)
 	}
-	for _, r := range results {
-		if r.Error.Code() != kafka.ErrNoError {
-			return "", fmt.Errorf("reading the topic's configuration: %w", r.Error)
-		}
-		return r.Config[cleanupPolicy].Value, nil
+	if len(results) != 1 {
+		return "", errors.New("reading the topic's configuration: the broker said nothing of it")
 	}
-	return "", fmt.Errorf("reading the topic's configuration: the broker said nothing of it")
+	if r := results[0]; r.Error.Code() != kafka.ErrNoError {
+		return "", fmt.Errorf("reading the topic's configuration: %w", r.Error)
+	}
+	return results[0].Config[cleanupPolicy].Value, nil
 }

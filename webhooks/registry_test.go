@@ -1,0 +1,549 @@
+package webhooks
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// process is a registry that runs.
+type process struct {
+	*Registry
+	stop func()
+}
+
+// start runs a registry over log and waits until it is ready. Given no keys it
+// has key 1.
+func start(t testing.TB, log Log, keys *Keys) *process {
+	t.Helper()
+	if keys == nil {
+		var err error
+		if keys, err = NewKeys(testKey(1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return startLogging(t, log, keys, slog.DiscardHandler)
+}
+
+func startLogging(t testing.TB, log Log, keys *Keys, h slog.Handler) *process {
+	t.Helper()
+	r := NewRegistry(log, keys, slog.New(h))
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(ctx) }()
+	<-r.Ready()
+	p := &process{r, sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})}
+	t.Cleanup(p.stop)
+	return p
+}
+
+func hook(id string) Webhook {
+	w := valid()
+	w.ID, w.GroupID = id, "group-of-"+id
+	return w
+}
+
+func create(t *testing.T, r *process, w Webhook) Entry {
+	t.Helper()
+	e, err := r.Create(t.Context(), w)
+	if err != nil {
+		t.Fatalf("Create(%s): %v", w.ID, err)
+	}
+	return e
+}
+
+func get(t *testing.T, r *process, id string) Entry {
+	t.Helper()
+	e, err := r.Get(DefaultTenant, id)
+	if err != nil {
+		t.Fatalf("Get(%s): %v", id, err)
+	}
+	return e
+}
+
+func TestWhatWasCreatedIsThereAtOnceAndAfterARestart(t *testing.T) {
+	log := newMemory()
+	r := start(t, log.open(), nil)
+	created := create(t, r, hook("a"))
+	if len(created.Secret) != 32 || created.Webhook.State != Active || created.Webhook.CreatedAt.IsZero() {
+		t.Errorf("created %+v", created)
+	}
+	if diff := cmp.Diff(created, get(t, r, "a")); diff != "" {
+		t.Errorf("Get (-created +got):\n%s", diff)
+	}
+	r.stop()
+	if diff := cmp.Diff(created, get(t, start(t, log.open(), nil), "a")); diff != "" {
+		t.Errorf("Get after a restart (-created +got):\n%s", diff)
+	}
+}
+
+func TestCreateRefuses(t *testing.T) {
+	r := start(t, newMemory().open(), nil)
+	create(t, r, hook("a"))
+	if _, err := r.Create(t.Context(), hook("a")); !errors.Is(err, ErrExists) {
+		t.Errorf("the same id: %v, want ErrExists", err)
+	}
+	b := hook("b")
+	b.GroupID = hook("a").GroupID
+	if _, err := r.Create(t.Context(), b); !errors.Is(err, ErrGroupInUse) {
+		t.Errorf("the same group: %v, want ErrGroupInUse", err)
+	}
+	b.Tenant = "another"
+	if _, err := r.Create(t.Context(), b); !errors.Is(err, ErrGroupInUse) {
+		t.Errorf("the same group, another tenant: %v, want ErrGroupInUse", err)
+	}
+	b = hook("b")
+	b.URL = "ftp://example.com"
+	if _, err := r.Create(t.Context(), b); pointers(t, err) == nil {
+		t.Error("an invalid webhook was created")
+	}
+	if err := r.Delete(t.Context(), DefaultTenant, "a"); err != nil {
+		t.Fatal(err)
+	}
+	create(t, r, hook("a")) // and its group is free again
+}
+
+func TestReplaceKeepsWhatIsNotTheOwners(t *testing.T) {
+	r := start(t, newMemory().open(), nil)
+	created := create(t, r, hook("a"))
+	reason := "gone"
+	disabled, err := r.SetState(t.Context(), DefaultTenant, "a", Disabled, &reason)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	w := hook("a")
+	w.URL, w.MaxInFlight = "https://elsewhere.example.com/", 7
+	e, changed, err := r.Replace(t.Context(), w, &disabled.Revision)
+	if err != nil || !changed {
+		t.Fatalf("Replace: changed %v, %v", changed, err)
+	}
+	want := w.Clone()
+	want.State, want.StateReason, want.CreatedAt, want.UpdatedAt = Disabled, &reason, created.Webhook.CreatedAt, e.Webhook.UpdatedAt
+	if diff := cmp.Diff(Entry{want, created.Secret, e.Revision}, e); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if e.Revision <= disabled.Revision {
+		t.Errorf("revision went from %d to %d", disabled.Revision, e.Revision)
+	}
+	if diff := cmp.Diff(e, get(t, r, "a")); diff != "" {
+		t.Errorf("Get (-replaced +got):\n%s", diff)
+	}
+}
+
+func TestTheSameContentAgainChangesNothing(t *testing.T) {
+	log := newMemory()
+	r := start(t, log.open(), nil)
+	created := create(t, r, hook("a"))
+	paused, err := r.SetState(t.Context(), DefaultTenant, "a", Paused, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if paused.Webhook.State != Paused || paused.Revision <= created.Revision {
+		t.Errorf("paused: %+v", paused)
+	}
+	end := log.end()
+
+	e, changed, err := r.Replace(t.Context(), hook("a"), nil)
+	if err != nil || changed || !cmp.Equal(e, paused) {
+		t.Errorf("Replace: changed %v, %v:\n%s", changed, err, cmp.Diff(paused, e))
+	}
+	e, err = r.SetState(t.Context(), DefaultTenant, "a", Paused, nil)
+	if err != nil || !cmp.Equal(e, paused) {
+		t.Errorf("SetState: %v:\n%s", err, cmp.Diff(paused, e))
+	}
+	if log.end() != end {
+		t.Errorf("the log grew from %d to %d", end, log.end())
+	}
+}
+
+func TestReplaceRefuses(t *testing.T) {
+	r := start(t, newMemory().open(), nil)
+	created := create(t, r, hook("a"))
+	if _, _, err := r.Replace(t.Context(), hook("b"), nil); !errors.Is(err, ErrNotFound) {
+		t.Errorf("an unknown id: %v, want ErrNotFound", err)
+	}
+	stale := created.Revision - 1
+	if _, _, err := r.Replace(t.Context(), hook("a"), &stale); !errors.Is(err, ErrPrecondition) {
+		t.Errorf("another revision: %v, want ErrPrecondition", err)
+	}
+	w := hook("a")
+	w.GroupID = "another"
+	_, _, err := r.Replace(t.Context(), w, nil)
+	if got, want := pointers(t, err), []string{"/group_id"}; !cmp.Equal(got, want) {
+		t.Errorf("another group: complaints about %q, want %q", got, want)
+	}
+	if diff := cmp.Diff(created, get(t, r, "a")); diff != "" {
+		t.Errorf("it changed all the same (-want +got):\n%s", diff)
+	}
+}
+
+func TestUnknownIDsAreNotFound(t *testing.T) {
+	r := start(t, newMemory().open(), nil)
+	create(t, r, hook("a"))
+	if _, err := r.Get("another", "a"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("Get for another tenant: %v, want ErrNotFound", err)
+	}
+	if _, err := r.SetState(t.Context(), DefaultTenant, "b", Paused, nil); !errors.Is(err, ErrNotFound) {
+		t.Errorf("SetState: %v, want ErrNotFound", err)
+	}
+	if err := r.Delete(t.Context(), DefaultTenant, "b"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("Delete: %v, want ErrNotFound", err)
+	}
+	if _, err := r.SetState(t.Context(), DefaultTenant, "a", Failed, nil); err == nil {
+		t.Error("failed was stored")
+	}
+}
+
+func TestListIsOneTenantsInOrder(t *testing.T) {
+	r := start(t, newMemory().open(), nil)
+	for _, id := range []string{"c", "a", "b-1", "b"} {
+		create(t, r, hook(id))
+	}
+	other := hook("z")
+	other.Tenant = "another"
+	create(t, r, other)
+	var got []string
+	for _, e := range r.List(DefaultTenant) {
+		got = append(got, e.Webhook.ID)
+	}
+	if want := []string{"a", "b", "b-1", "c"}; !cmp.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestEntriesAreTheCallers(t *testing.T) {
+	r := start(t, newMemory().open(), nil)
+	w := hook("a")
+	w.Labels["k"] = "v"
+	created := create(t, r, w)
+	for _, e := range []Entry{created, get(t, r, "a"), r.List(DefaultTenant)[0]} {
+		e.Webhook.Topics[0], e.Webhook.Labels["k"], e.Secret[0] = "changed", "changed", e.Secret[0]^1
+	}
+	w.Labels["k"] = "changed"
+	got := get(t, r, "a")
+	if got.Webhook.Topics[0] != "orders" || got.Webhook.Labels["k"] != "v" {
+		t.Errorf("a caller changed what is stored: %+v", got.Webhook)
+	}
+}
+
+func TestBeforeItIsReadTheRegistryIsUnavailable(t *testing.T) {
+	keys := ring(t, testKey(1))
+	r := NewRegistry(newMemory().open(), keys, slog.New(slog.DiscardHandler))
+	if _, err := r.Get(DefaultTenant, "a"); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("Get: %v, want ErrUnavailable", err)
+	}
+	if _, err := r.Create(t.Context(), hook("a")); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("Create: %v, want ErrUnavailable", err)
+	}
+	if got := r.List(DefaultTenant); len(got) != 0 {
+		t.Errorf("List: %d entries, want none", len(got))
+	}
+}
+
+func TestAfterItHasStoppedTheRegistryIsUnavailableForChanges(t *testing.T) {
+	r := start(t, newMemory().open(), nil)
+	create(t, r, hook("a"))
+	r.stop()
+	if _, err := r.Create(t.Context(), hook("b")); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("Create: %v, want ErrUnavailable", err)
+	}
+	get(t, r, "a")
+}
+
+func TestAFencedRegistryReadsOn(t *testing.T) {
+	log := newMemory()
+	first := start(t, log.open(), nil)
+	create(t, first, hook("a"))
+	second := start(t, log.open(), nil)
+	if _, err := first.Create(t.Context(), hook("b")); !errors.Is(err, ErrFenced) || errors.Is(err, ErrUnavailable) {
+		t.Errorf("Create by the first: %v, want ErrFenced", err)
+	}
+	if err := first.Delete(t.Context(), DefaultTenant, "a"); !errors.Is(err, ErrFenced) {
+		t.Errorf("Delete by the first: %v, want ErrFenced", err)
+	}
+	changed, stop := first.Watch()
+	defer stop()
+	create(t, second, hook("b"))
+	<-changed
+	get(t, first, "b")
+}
+
+func TestAChangeIsAnsweredOnceItWasReadBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newMemory()
+		r := start(t, log.open(), nil)
+		log.hold(true)
+		answered := make(chan error, 1)
+		go func() {
+			_, err := r.Create(t.Context(), hook("a"))
+			answered <- err
+		}()
+		synctest.Wait()
+		select {
+		case err := <-answered:
+			t.Fatalf("answered before it was read back: %v", err)
+		default:
+		}
+		log.hold(false)
+		if err := <-answered; err != nil {
+			t.Errorf("Create: %v", err)
+		}
+		r.stop()
+	})
+}
+
+func TestAReaderThatHangsHoldsAChangeUpForABoundedTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newMemory()
+		r := start(t, log.open(), nil)
+		log.hold(true)
+		begin := time.Now()
+		if _, err := r.Create(t.Context(), hook("a")); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("Create: %v, want ErrUnavailable", err)
+		}
+		if took := time.Since(begin); took != writeTimeout {
+			t.Errorf("it took %v, want %v", took, writeTimeout)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		begin = time.Now()
+		if _, err := r.Create(ctx, hook("b")); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Create: %v, want the caller's deadline", err)
+		}
+		if took := time.Since(begin); took != time.Second {
+			t.Errorf("it took %v, want a second", took)
+		}
+		log.hold(false)
+		r.stop()
+	})
+}
+
+// A change whose reply was lost has been made. Were the next one decided on what
+// had been read until then, one group would get two webhooks.
+func TestAChangeOfUnknownFateIsKnownBeforeTheNext(t *testing.T) {
+	log := newMemory()
+	r := start(t, log.open(), nil)
+	log.decree(replyLost)
+	log.hold(true)
+	if _, err := r.Create(t.Context(), hook("a")); !errors.Is(err, ErrUnavailable) {
+		t.Fatalf("Create with its reply lost: %v, want ErrUnavailable", err)
+	}
+	b := hook("b")
+	b.GroupID = hook("a").GroupID
+	answered := make(chan error, 1)
+	go func() {
+		_, err := r.Create(t.Context(), b)
+		answered <- err
+	}()
+	log.hold(false)
+	if err := <-answered; !errors.Is(err, ErrGroupInUse) {
+		t.Errorf("Create of another webhook with its group: %v, want ErrGroupInUse", err)
+	}
+	get(t, r, "a")
+}
+
+func TestWatchTellsOfChangesManyAsOne(t *testing.T) {
+	r := start(t, newMemory().open(), nil)
+	changed, stop := r.Watch()
+	for _, id := range []string{"a", "b", "c"} {
+		create(t, r, hook(id))
+	}
+	<-changed
+	select {
+	case <-changed:
+		t.Error("told twice of changes that nobody had waited for")
+	default:
+	}
+	if err := r.Delete(t.Context(), DefaultTenant, "a"); err != nil {
+		t.Fatal(err)
+	}
+	<-changed
+	stop()
+	stop()
+	create(t, r, hook("d"))
+	select {
+	case <-changed:
+		t.Error("told after the watch had ended")
+	default:
+	}
+}
+
+func TestWatchTellsWhenTheRegistryIsReady(t *testing.T) {
+	log := newMemory()
+	r := NewRegistry(log.open(), ring(t, testKey(1)), slog.New(slog.DiscardHandler))
+	changed, stop := r.Watch()
+	defer stop()
+	ctx, cancel := context.WithCancel(t.Context())
+	var run sync.WaitGroup
+	run.Go(func() { r.Run(ctx) })
+	<-changed
+	if !r.isReady() {
+		t.Error("told of a change before the registry was ready")
+	}
+	cancel()
+	run.Wait()
+}
+
+// unreadableValues are what a webhook's record may hold that this process cannot read.
+func unreadableValues(t *testing.T) map[string][]byte {
+	t.Helper()
+	w := hook("a")
+	foreign, err := encode(w, []byte("secret"), ring(t, testKey(9)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := ring(t, testKey(1))
+	good, err := encode(w, []byte("secret"), own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := encode(hook("b"), []byte("secret"), own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string][]byte{
+		"a key that is not in the ring": foreign,
+		"a newer version":               bytes.Replace(good, []byte(`"version":1`), []byte(`"version":2`), 1),
+		"no version":                    []byte("{}"),
+		"a field of a newer build":      bytes.Replace(good, []byte(`"version":1`), []byte(`"version":1,"colour":1`), 1),
+		"cut short":                     good[:len(good)-1],
+		"followed by more":              append(bytes.Clone(good), "{}"...),
+		"not JSON":                      []byte("\x00\x01"),
+		"empty":                         {},
+		"another webhook's":             other,
+	}
+}
+
+func TestAnEntryThatCannotBeReadIsKeptAsideAndNeverOverwritten(t *testing.T) {
+	for name, value := range unreadableValues(t) {
+		t.Run(name, func(t *testing.T) {
+			log := newMemory()
+			log.put(key(DefaultTenant, "a"), value)
+			var out bytes.Buffer
+			r := startLogging(t, log.open(), ring(t, testKey(1)), slog.NewTextHandler(&out, nil))
+			if _, err := r.Get(DefaultTenant, "a"); !errors.Is(err, ErrUnreadable) {
+				t.Errorf("Get: %v, want ErrUnreadable", err)
+			}
+			w := hook("a")
+			w.GroupID = "new"
+			if _, err := r.Create(t.Context(), w); !errors.Is(err, ErrUnreadable) {
+				t.Errorf("Create: %v, want ErrUnreadable", err)
+			}
+			if _, _, err := r.Replace(t.Context(), w, nil); !errors.Is(err, ErrUnreadable) {
+				t.Errorf("Replace: %v, want ErrUnreadable", err)
+			}
+			if _, err := r.SetState(t.Context(), DefaultTenant, "a", Paused, nil); !errors.Is(err, ErrUnreadable) {
+				t.Errorf("SetState: %v, want ErrUnreadable", err)
+			}
+			if n := len(r.List(DefaultTenant)); n != 0 {
+				t.Errorf("%d are listed, want none", n)
+			}
+			create(t, r, hook("c")) // the others work
+			if err := r.Delete(t.Context(), DefaultTenant, "a"); err != nil {
+				t.Errorf("Delete: %v", err)
+			}
+			create(t, r, w)
+			r.stop()
+			if !strings.Contains(out.String(), "level=ERROR") || !strings.Contains(out.String(), "webhook/default/a") {
+				t.Errorf("the log does not say so: %s", out.String())
+			}
+		})
+	}
+}
+
+func TestAnUnreadableEntryKeepsItsGroup(t *testing.T) {
+	log := newMemory()
+	log.put(key(DefaultTenant, "a"), unreadableValues(t)["a key that is not in the ring"])
+	r := start(t, log.open(), nil)
+	b := hook("b")
+	b.GroupID = hook("a").GroupID
+	if _, err := r.Create(t.Context(), b); !errors.Is(err, ErrGroupInUse) {
+		t.Errorf("Create: %v, want ErrGroupInUse", err)
+	}
+}
+
+func TestRecordsOfOtherKindsAreLeftAlone(t *testing.T) {
+	log := newMemory()
+	log.put("", []byte("?"))
+	log.put("replica/1", []byte("{}"))
+	log.put(markerKey, nil)
+	r := start(t, log.open(), nil)
+	create(t, r, hook("a"))
+}
+
+func TestASecretSurvivesTheRotationOfKeys(t *testing.T) {
+	log := newMemory()
+	r := start(t, log.open(), ring(t, testKey(1)))
+	created := create(t, r, hook("a"))
+	r.stop()
+
+	r = start(t, log.open(), ring(t, testKey(2), testKey(1)))
+	if got := get(t, r, "a"); !bytes.Equal(got.Secret, created.Secret) {
+		t.Error("the secret changed with the key in front")
+	}
+	if _, err := r.SetState(t.Context(), DefaultTenant, "a", Paused, nil); err != nil {
+		t.Fatal(err)
+	}
+	r.stop()
+
+	r = start(t, log.open(), ring(t, testKey(2)))
+	if got := get(t, r, "a"); !bytes.Equal(got.Secret, created.Secret) {
+		t.Error("once written anew the secret does not open with the new key alone")
+	}
+}
+
+func TestSecretsDoNotStandInTheLog(t *testing.T) {
+	log := newMemory()
+	created := create(t, start(t, log.open(), nil), hook("a"))
+	for _, r := range log.records {
+		if bytes.Contains(r.value, created.Secret) || strings.Contains(string(r.value), strings.TrimPrefix(FormatSecret(created.Secret), "whsec_")) {
+			t.Errorf("the record at %d holds the secret", r.offset)
+		}
+	}
+}
+
+func TestManyCallersAtOnceMakeOneWebhook(t *testing.T) {
+	r := start(t, newMemory().open(), nil)
+	var callers sync.WaitGroup
+	var mu sync.Mutex
+	made := map[string]int{}
+	for i := range 20 {
+		callers.Go(func() {
+			w := hook(fmt.Sprint("w", i%4))
+			w.GroupID = "one"
+			_, err := r.Create(t.Context(), w)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err == nil:
+				made["ok"]++
+			case errors.Is(err, ErrExists), errors.Is(err, ErrGroupInUse):
+				made["refused"]++
+			default:
+				t.Errorf("Create: %v", err)
+			}
+		})
+	}
+	callers.Wait()
+	if want := map[string]int{"ok": 1, "refused": 19}; !cmp.Equal(made, want) {
+		t.Errorf("got %v, want %v", made, want)
+	}
+}
