@@ -110,6 +110,7 @@ func (b *bench) throughput(ctx context.Context, s shape) error {
 // interleave runs every contender once a round, each round in another order,
 // and throws the first round away.
 func (b *bench) interleave(ctx context.Context, name string, contenders []contender, run func(contender) (figures, error)) error {
+	b.report.expect(name, contenders...)
 	for round := range b.rounds {
 		for i := range contenders {
 			if err := ctx.Err(); err != nil {
@@ -203,7 +204,8 @@ func (b *bench) backlog(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.progress(caseBacklog, 0, ours, f)
+	b.progress(caseBacklog, 1, ours, f)
+	b.report.expect(caseBacklog, ours)
 	b.report.add(caseBacklog, ours, f)
 	allowed := maxRSSOver * (base + budgets)
 	b.report.atMost(fmt.Sprintf("RSS with 1 GB of backlog (base %.0f, budgets %.0f)", base, budgets), f[rssMB], allowed, "MB")

@@ -58,13 +58,16 @@ func newReport(bin string, rounds int) *report {
 	}
 }
 
-// add enters one run.
+// expect makes a line of the table for each contender, in their order.
+func (r *report) expect(name string, contenders ...contender) {
+	for _, c := range contenders {
+		r.Runs = append(r.Runs, &runs{Case: name, Contender: c, Median: figures{}, All: map[figure][]float64{}})
+	}
+}
+
+// add enters one run of a contender that was expected.
 func (r *report) add(name string, c contender, f figures) {
 	entry := r.find(name, c)
-	if entry == nil {
-		entry = &runs{Case: name, Contender: c, Median: figures{}, All: map[figure][]float64{}}
-		r.Runs = append(r.Runs, entry)
-	}
 	for name, value := range f {
 		entry.All[name] = append(entry.All[name], value)
 		entry.Median[name] = median(entry.All[name])
@@ -102,7 +105,7 @@ var columns = []figure{cpuUs, perSecond, rssMB, allocs, perRequest, p50Ms, p99Ms
 // progress prints one run as it ends.
 func (b *bench) progress(name string, round int, c contender, f figures) {
 	note := ""
-	if round == 0 && b.rounds > 1 && name != caseBacklog {
+	if round == 0 {
 		note = " (thrown away)"
 	}
 	fmt.Fprintf(b.out, "%s round %d %s: %.2f µs/record, %.0f records/s, %.0f MB%s\n", name, round, c, f[cpuUs], f[perSecond], f[rssMB], note)

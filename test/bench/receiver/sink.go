@@ -22,6 +22,8 @@ type sink struct {
 	order meter.Order
 
 	result   meter.Result
+	answered int64 // requests
+	settled  int64 // records of them
 	done     bool
 	next     []int64 // by partition: the offset that has to come
 	started  time.Time
@@ -42,6 +44,7 @@ func (s *sink) begin(o meter.Order) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.order, s.result, s.done = o, meter.Result{}, false
+	s.answered, s.settled = 0, 0
 	s.next = make([]int64, o.Partitions)
 	s.started, s.handling = time.Time{}, 0
 	s.ways = s.ways[:0]
@@ -138,8 +141,13 @@ func (s *sink) count(h head, body []byte, now time.Time) time.Duration {
 func (s *sink) answering(h head, held time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.done {
+		return
+	}
 	s.handling += held
-	if s.done || s.result.Records < s.order.Expect {
+	s.answered++
+	s.settled += h.count
+	if s.settled < s.order.Expect {
 		return
 	}
 	s.done = true
@@ -149,7 +157,7 @@ func (s *sink) answering(h head, held time.Duration) {
 		s.note("%v", err)
 	}
 	s.result.CPUNs = (cpu - s.cpu).Nanoseconds()
-	s.result.HandlingNs = s.handling.Nanoseconds() / max(s.result.Requests, 1)
+	s.result.HandlingNs = s.handling.Nanoseconds() / s.answered
 	if n := len(s.ways); n > 0 {
 		slices.Sort(s.ways)
 		s.result.P50Ns = s.ways[n/2].Nanoseconds()
