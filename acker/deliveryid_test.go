@@ -53,13 +53,6 @@ func TestDeliveryIDsDiffer(t *testing.T) {
 	}
 }
 
-func TestDeliveryIDCostsOneAllocation(t *testing.T) {
-	ids := NewDeliveryIDs(testKey)
-	if got := testing.AllocsPerRun(1000, func() { exampleID(ids, 1200, 1249) }); got > 1 {
-		t.Errorf("allocations: got %v, want the id alone", got)
-	}
-}
-
 func BenchmarkDeliveryID(b *testing.B) {
 	b.ReportAllocs()
 	ids := NewDeliveryIDs(testKey)

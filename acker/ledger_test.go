@@ -309,6 +309,33 @@ func TestNext(t *testing.T) {
 	}
 }
 
+func TestAcked(t *testing.T) {
+	window := []step{
+		deliver(Run{0, 9}), deliver(Run{10, 14}, Run{17, 19}), deliver(Run{20, 29}), deliver(Run{30, 39}),
+		send(0), send(1), send(2), send(3),
+	}
+	for _, test := range []struct {
+		claim string
+		given []step
+		want  []Run
+	}{
+		{"nothing is entered", nil, nil},
+		{"nothing is settled", window, nil},
+		{"what is settled below Next is not told", slices.Concat(window, []step{said(ackOf(0, 9, 4))}), nil},
+		{"holes are kept", slices.Concat(window, []step{said(ackOf(10, 19, 19))}), []Run{{10, 14}, {17, 19}}},
+		{"runs that touch are joined", slices.Concat(window, []step{settle(2), settle(1)}), []Run{{10, 14}, {17, 29}}},
+		{"the head of a delivery that is open", slices.Concat(window, []step{said(ackOf(10, 19, 17)), said(ackOf(30, 39, 30))}), []Run{{10, 14}, {17, 17}, {30, 30}}},
+	} {
+		t.Run(test.claim, func(t *testing.T) {
+			there := Run{0, 9} // touches what comes, but is not the ledger's
+			want := append([]Run{there}, test.want...)
+			if got := play(t, test.given).Acked([]Run{there}); !slices.Equal(got, want) {
+				t.Errorf("acked: got %v, want %v", got, want)
+			}
+		})
+	}
+}
+
 func TestAttemptsAreCountedOnAfterSplitAndPartialAck(t *testing.T) {
 	b := play(t, []step{deliver(Run{0, 9})})
 	d := b.deliveries[0]
@@ -344,6 +371,14 @@ func TestFirstAttemptIsThatOfTheFirstSend(t *testing.T) {
 	if !d.FirstAttempt().Equal(morning) {
 		t.Errorf("after the second: got %v, want %v", d.FirstAttempt(), morning)
 	}
+	said(ackOf(0, 9, 9))(b)
+	deliver(Run{10, 19})(b)
+	d = b.deliveries[1]
+	b.Resume(d, 2, time.Time{})
+	b.Send(d, morning)
+	if !d.FirstAttempt().Equal(morning) {
+		t.Errorf("after attempts of which the first is not known: got %v, want %v", d.FirstAttempt(), morning)
+	}
 }
 
 func TestSplitRefused(t *testing.T) {
@@ -375,17 +410,6 @@ func TestSplitKeepsANackStanding(t *testing.T) {
 	b := play(t, []step{deliver(Run{0, 9}), send(0), said(nackOf(0, 9)), split(0, 5)})
 	if got, want := b.String(), "next 0; 0-4 nacked 1; 5-9 nacked 1"; got != want {
 		t.Errorf("books: got %q, want %q", got, want)
-	}
-}
-
-// A batch of one run costs its Delivery and nothing else, however many records
-// it has.
-func TestDeliveryCostsOneAllocation(t *testing.T) {
-	l := NewLedger()
-	first := int64(0)
-	got := testing.AllocsPerRun(1000, func() { oneDelivery(t, l, &first) })
-	if got > 1 {
-		t.Errorf("deliver, send, ack: got %v allocations, want at most 1", got)
 	}
 }
 

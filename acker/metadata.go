@@ -83,8 +83,9 @@ func ParseMetadata(s string) (Metadata, error) {
 	if err != nil {
 		return Metadata{}, fmt.Errorf("reading commit metadata: %w", err)
 	}
-	// Writing it again settles every question of spelling at once: the order
-	// of the fields, leading zeros, varints longer than they need to be.
+	// Writing it again settles every question of form at once: the order of
+	// the fields, leading zeros, varints longer than they need to be, runs that
+	// do not ascend or run over.
 	if again, err := m.Append(nil); err != nil || string(again) != s {
 		return Metadata{}, fmt.Errorf("reading commit metadata: %w", errMetadata)
 	}
@@ -133,31 +134,30 @@ func appendRuns(dst []byte, runs []Run) ([]byte, error) {
 	return dst, nil
 }
 
-// parseRuns reads what appendRuns wrote, in base64.
+// parseRuns reads what appendRuns wrote, in base64. It leaves it to the caller
+// to refuse numbers that ran over, which appendRuns cannot have written.
 func parseRuns(s string) ([]Run, error) {
 	b, err := base64.RawURLEncoding.DecodeString(s)
 	if err != nil {
 		return nil, errMetadata
 	}
 	var runs []Run
-	end := uint64(0)
+	end := int64(0)
 	for len(b) > 0 {
 		gap, n := binary.Uvarint(b)
 		if n <= 0 {
 			return nil, errMetadata
 		}
 		b = b[n:]
-		rest, n := binary.Uvarint(b)
+		more, n := binary.Uvarint(b)
 		if n <= 0 {
 			return nil, errMetadata
 		}
 		b = b[n:]
-		// Every term is an int64, so no sum of two passes a uint64.
-		if gap > math.MaxInt64 || rest > math.MaxInt64 || end+gap >= math.MaxInt64 || end+gap+rest >= math.MaxInt64 {
-			return nil, errMetadata
-		}
-		runs = append(runs, Run{First: int64(end + gap), Last: int64(end + gap + rest)})
-		end += gap + rest + 1
+		r := Run{First: end + int64(gap)}
+		r.Last = r.First + int64(more)
+		runs = append(runs, r)
+		end = r.Last + 1
 	}
 	return runs, nil
 }
