@@ -43,6 +43,8 @@ type Log struct {
 	cfg     Config
 	appends chan appendRequest // Append → writer
 	done    chan struct{}      // closed when Run has returned
+
+	step time.Duration // stepTimeout; less in tests
 }
 
 var _ webhooks.Log = (*Log)(nil)
@@ -58,7 +60,7 @@ func New(cfg Config) (*Log, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Log{cfg: cfg, appends: make(chan appendRequest), done: make(chan struct{})}, nil
+	return &Log{cfg: cfg, appends: make(chan appendRequest), done: make(chan struct{}), step: stepTimeout}, nil
 }
 
 // Run implements webhooks.Log. It is called once. The writer comes first: by

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"github.com/kpush/kpush/internal/kafkaconf"
+	"github.com/kpush/kpush/internal/kafkanode"
 	"github.com/kpush/kpush/webhooks"
 )
 
@@ -34,9 +36,29 @@ func startBroker(t *testing.T, opts ...kfake.Opt) *kfake.Cluster {
 	return cluster
 }
 
-func newLog(t *testing.T, address string, logger *slog.Logger) *Log {
+// node is the real Kafka of the tests, if there is Java.
+var node kafkanode.Shared
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	node.Stop()
+	os.Exit(code)
+}
+
+// onEachBroker runs a test on the embedded broker and on Apache Kafka.
+func onEachBroker(t *testing.T, test func(t *testing.T, address, topic string)) {
+	t.Run("embedded", func(t *testing.T) {
+		t.Parallel()
+		test(t, startBroker(t).ListenAddrs()[0], DefaultTopic)
+	})
+	t.Run("Apache Kafka", func(t *testing.T) {
+		test(t, node.Node(t).Brokers(), "registry-of-"+t.Name()[:strings.Index(t.Name(), "/")])
+	})
+}
+
+func newLog(t *testing.T, address, topic string, logger *slog.Logger) *Log {
 	t.Helper()
-	l, err := New(Config{Kafka: kafkaconf.Config{Brokers: []string{address}}, ReplicationFactor: -1, Logger: logger})
+	l, err := New(Config{Kafka: kafkaconf.Config{Brokers: []string{address}}, Topic: topic, ReplicationFactor: -1, Logger: logger})
 	if err != nil {
 		t.Fatalf("New: %v", err)
 	}
@@ -47,7 +69,8 @@ func newLog(t *testing.T, address string, logger *slog.Logger) *Log {
 type running struct {
 	*Log
 	caughtUp chan struct{}
-	stop     func() error // ends Run and returns its error
+	wait     func() error // for the end of Run; returns its error
+	stop     func() error // ends Run and waits
 
 	mu     sync.Mutex
 	values map[string]string
@@ -86,16 +109,11 @@ func run(t *testing.T, l *Log) *running {
 			r.values[key] = string(value)
 		}, func() { close(r.caughtUp) })
 	}()
-	r.stop = sync.OnceValue(func() error {
+	r.wait = sync.OnceValue(func() error { return <-ended })
+	r.stop = func() error {
 		cancel()
-		select {
-		case err := <-ended:
-			return err
-		case <-time.After(patience):
-			t.Error("Run did not end")
-			return nil
-		}
-	})
+		return r.wait()
+	}
 	t.Cleanup(func() { r.stop() })
 	return r
 }
@@ -136,43 +154,47 @@ func eventually(t *testing.T, what string, ok func() bool) {
 }
 
 func TestWhatIsAppendedIsReadBackAndSurvivesReopening(t *testing.T) {
-	address := startBroker(t).ListenAddrs()[0]
-	first := run(t, newLog(t, address, nil))
-	first.awaitCaughtUp(t)
+	t.Parallel()
+	onEachBroker(t, func(t *testing.T, address, topic string) {
+		first := run(t, newLog(t, address, topic, nil))
+		first.awaitCaughtUp(t)
 
-	last := int64(-1)
-	for i := range 5 {
-		offset := first.append(t, fmt.Sprint("k", i%3), fmt.Sprint("v", i))
-		if offset <= last {
-			t.Errorf("append %d went to offset %d, want above %d", i, offset, last)
+		last := int64(-1)
+		for i := range 5 {
+			offset := first.append(t, fmt.Sprint("k", i%3), fmt.Sprint("v", i))
+			if offset <= last {
+				t.Errorf("append %d went to offset %d, want above %d", i, offset, last)
+			}
+			last = offset
 		}
-		last = offset
-	}
-	if _, err := first.Append(t.Context(), "k1", nil); err != nil {
-		t.Fatalf("appending a tombstone: %v", err)
-	}
-	want := map[string]string{"k0": "v3", "k2": "v2"}
-	eventually(t, "all is read back", func() bool { return cmp.Equal(first.snapshot(), want) })
-	if err := first.stop(); !errors.Is(err, context.Canceled) {
-		t.Errorf("Run ended with %v, want context.Canceled", err)
-	}
+		if _, err := first.Append(t.Context(), "k1", nil); err != nil {
+			t.Fatalf("appending a tombstone: %v", err)
+		}
+		want := map[string]string{"k0": "v3", "k2": "v2"}
+		eventually(t, "all is read back", func() bool { return cmp.Equal(first.snapshot(), want) })
+		if err := first.stop(); !errors.Is(err, context.Canceled) {
+			t.Errorf("Run ended with %v, want context.Canceled", err)
+		}
 
-	second := run(t, newLog(t, address, nil))
-	second.awaitCaughtUp(t)
-	if diff := cmp.Diff(want, second.snapshot()); diff != "" {
-		t.Errorf("once caught up after reopening (-want +got):\n%s", diff)
-	}
+		second := run(t, newLog(t, address, topic, nil))
+		second.awaitCaughtUp(t)
+		if diff := cmp.Diff(want, second.snapshot()); diff != "" {
+			t.Errorf("once caught up after reopening (-want +got):\n%s", diff)
+		}
+	})
 }
 
 func TestTheTopicIsMadeCompacted(t *testing.T) {
-	address := startBroker(t).ListenAddrs()[0]
-	run(t, newLog(t, address, nil)).awaitCaughtUp(t)
+	t.Parallel()
+	onEachBroker(t, func(t *testing.T, address, topic string) {
+		run(t, newLog(t, address, topic, nil)).awaitCaughtUp(t)
 
-	admin := newAdmin(t, address)
-	policy := describe(t, admin, DefaultTopic)
-	if policy != compact {
-		t.Errorf("cleanup.policy is %q, want %q", policy, compact)
-	}
+		admin := newAdmin(t, address)
+		policy := describe(t, admin, topic)
+		if policy != compact {
+			t.Errorf("cleanup.policy is %q, want %q", policy, compact)
+		}
+	})
 }
 
 func newAdmin(t *testing.T, address string) *kafka.AdminClient {
@@ -195,6 +217,7 @@ func describe(t *testing.T, admin *kafka.AdminClient, topic string) string {
 }
 
 func TestATopicThatWouldLoseWebhooksIsRefused(t *testing.T) {
+	t.Parallel()
 	tests := map[string]struct {
 		partitions int
 		policy     string
@@ -214,7 +237,7 @@ func TestATopicThatWouldLoseWebhooksIsRefused(t *testing.T) {
 			if err != nil || results[0].Error.Code() != kafka.ErrNoError {
 				t.Fatal(err, results)
 			}
-			err = newLog(t, address, nil).Run(t.Context(), func(string, []byte, int64) {}, func() {})
+			err = newLog(t, address, DefaultTopic, nil).Run(t.Context(), func(string, []byte, int64) {}, func() {})
 			if !errors.Is(err, ErrUnsuitable) || !strings.Contains(err.Error(), tt.says) {
 				t.Errorf("Run: %v, want ErrUnsuitable and a word about %s", err, tt.says)
 			}
@@ -223,61 +246,66 @@ func TestATopicThatWouldLoseWebhooksIsRefused(t *testing.T) {
 }
 
 func TestASecondWriterFencesTheFirstWhichStillReads(t *testing.T) {
-	address := startBroker(t).ListenAddrs()[0]
-	first := run(t, newLog(t, address, nil))
-	first.awaitCaughtUp(t)
-	first.append(t, "a", "1")
+	t.Parallel()
+	onEachBroker(t, func(t *testing.T, address, topic string) {
+		first := run(t, newLog(t, address, topic, nil))
+		first.awaitCaughtUp(t)
+		first.append(t, "a", "1")
 
-	second := run(t, newLog(t, address, nil))
-	second.awaitCaughtUp(t)
-	if v, _ := second.get("a"); v != "1" {
-		t.Errorf("the second reads a = %q, want 1", v)
-	}
-
-	for range 2 { // it stays fenced
-		if _, err := first.Append(t.Context(), "a", []byte("2")); !errors.Is(err, webhooks.ErrFenced) {
-			t.Fatalf("Append by the first: %v, want ErrFenced", err)
+		second := run(t, newLog(t, address, topic, nil))
+		second.awaitCaughtUp(t)
+		if v, _ := second.get("a"); v != "1" {
+			t.Errorf("the second reads a = %q, want 1", v)
 		}
-	}
-	second.append(t, "a", "3")
-	eventually(t, "both read a = 3", func() bool {
-		v1, _ := first.get("a")
-		v2, _ := second.get("a")
-		return v1 == "3" && v2 == "3"
+
+		for range 2 { // it stays fenced
+			if _, err := first.Append(t.Context(), "a", []byte("2")); !errors.Is(err, webhooks.ErrFenced) {
+				t.Fatalf("Append by the first: %v, want ErrFenced", err)
+			}
+		}
+		second.append(t, "a", "3")
+		eventually(t, "both read a = 3", func() bool {
+			v1, _ := first.get("a")
+			v2, _ := second.get("a")
+			return v1 == "3" && v2 == "3"
+		})
 	})
 }
 
 func TestATransactionLeftOpenDoesNotHideWhatFollows(t *testing.T) {
-	address := startBroker(t).ListenAddrs()[0]
-	first := run(t, newLog(t, address, nil))
-	first.awaitCaughtUp(t)
-	first.append(t, "a", "1")
-	first.stop()
+	t.Parallel()
+	onEachBroker(t, func(t *testing.T, address, topic string) {
+		first := run(t, newLog(t, address, topic, nil))
+		first.awaitCaughtUp(t)
+		first.append(t, "a", "1")
+		first.stop()
 
-	// A process that dies between producing and committing.
-	conf := kafkaconf.Config{Brokers: []string{address}}.TransactionalProducer(DefaultTopic)
-	producer, err := kafka.NewProducer(&conf)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer producer.Close()
-	topic, report := DefaultTopic, make(chan kafka.Event, 1)
-	if err := errors.Join(producer.InitTransactions(t.Context()), producer.BeginTransaction(), producer.Produce(&kafka.Message{
-		TopicPartition: kafka.TopicPartition{Topic: &topic}, Key: []byte("a"), Value: []byte("never committed")}, report)); err != nil {
-		t.Fatal(err)
-	}
-	<-report
+		// A process that dies between producing and committing.
+		conf := kafkaconf.Config{Brokers: []string{address}}.TransactionalProducer(topic)
+		producer, err := kafka.NewProducer(&conf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer producer.Close()
+		report := make(chan kafka.Event, 1)
+		if err := errors.Join(producer.InitTransactions(t.Context()), producer.BeginTransaction(), producer.Produce(&kafka.Message{
+			TopicPartition: kafka.TopicPartition{Topic: &topic}, Key: []byte("a"), Value: []byte("never committed")}, report)); err != nil {
+			t.Fatal(err)
+		}
+		<-report
 
-	second := run(t, newLog(t, address, nil))
-	second.awaitCaughtUp(t)
-	if v, _ := second.get("a"); v != "1" {
-		t.Errorf("a = %q, want 1: the open transaction is to be aborted", v)
-	}
-	second.append(t, "a", "2")
-	eventually(t, "a = 2 is read", func() bool { v, _ := second.get("a"); return v == "2" })
+		second := run(t, newLog(t, address, topic, nil))
+		second.awaitCaughtUp(t)
+		if v, _ := second.get("a"); v != "1" {
+			t.Errorf("a = %q, want 1: the open transaction is to be aborted", v)
+		}
+		second.append(t, "a", "2")
+		eventually(t, "a = 2 is read", func() bool { v, _ := second.get("a"); return v == "2" })
+	})
 }
 
 func TestABrokerThatComesLateIsFound(t *testing.T) {
+	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -286,7 +314,7 @@ func TestABrokerThatComesLateIsFound(t *testing.T) {
 	listener.Close()
 
 	var out lockedBuffer
-	l := run(t, newLog(t, address, slog.New(slog.NewTextHandler(&out, nil))))
+	l := run(t, newLog(t, address, "", slog.New(slog.NewTextHandler(&out, nil))))
 	eventually(t, "the failure is logged", func() bool { return strings.Contains(out.String(), "tried again") })
 	if _, err := l.Append(contextFor(t, 50*time.Millisecond), "a", nil); !errors.Is(err, webhooks.ErrUnavailable) {
 		t.Errorf("Append while there is no broker: %v, want ErrUnavailable", err)
@@ -306,7 +334,8 @@ func contextFor(t *testing.T, d time.Duration) context.Context {
 }
 
 func TestAppendAfterStopIsRefused(t *testing.T) {
-	l := run(t, newLog(t, startBroker(t).ListenAddrs()[0], nil))
+	t.Parallel()
+	l := run(t, newLog(t, startBroker(t).ListenAddrs()[0], "", nil))
 	l.awaitCaughtUp(t)
 	l.stop()
 	if _, err := l.Append(t.Context(), "a", nil); !errors.Is(err, webhooks.ErrUnavailable) {
@@ -315,52 +344,54 @@ func TestAppendAfterStopIsRefused(t *testing.T) {
 }
 
 func TestARegistryOnKafkaKeepsItsSecretsSealed(t *testing.T) {
-	address := startBroker(t).ListenAddrs()[0]
-	key := make([]byte, 32)
-	rand.Read(key)
-	keys, err := webhooks.NewKeys(base64.StdEncoding.EncodeToString(key))
-	if err != nil {
-		t.Fatal(err)
-	}
-	w, err := webhooks.Decode([]byte(`{"url": "https://example.com/", "topics": ["orders"]}`), "orders")
-	if err != nil {
-		t.Fatal(err)
-	}
-
-	registry, stop := runRegistry(t, newLog(t, address, nil), keys)
-	created, err := registry.Create(t.Context(), w)
-	if err != nil {
-		t.Fatalf("Create: %v", err)
-	}
-	stop()
-
-	var stored []byte
-	raw := run(t, newLog(t, address, nil))
-	raw.awaitCaughtUp(t)
-	for k, v := range raw.snapshot() {
-		stored = append(append(stored, k...), v...)
-	}
-	raw.stop()
-	if !bytes.Contains(stored, []byte("https://example.com/")) {
-		t.Errorf("the webhook is not in the topic: %q", stored)
-	}
-	for name, form := range map[string][]byte{
-		"raw": created.Secret, "base64": []byte(base64.StdEncoding.EncodeToString(created.Secret)),
-	} {
-		if len(form) == 0 || bytes.Contains(stored, form) {
-			t.Errorf("the secret stands in the topic, %s", name)
+	t.Parallel()
+	onEachBroker(t, func(t *testing.T, address, topic string) {
+		key := make([]byte, 32)
+		rand.Read(key)
+		keys, err := webhooks.NewKeys(base64.StdEncoding.EncodeToString(key))
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
+		w, err := webhooks.Decode([]byte(`{"url": "https://example.com/", "topics": ["orders"]}`), "orders")
+		if err != nil {
+			t.Fatal(err)
+		}
 
-	again, stop := runRegistry(t, newLog(t, address, nil), keys)
-	defer stop()
-	got, err := again.Get("default", "orders")
-	if err != nil {
-		t.Fatalf("Get after a restart: %v", err)
-	}
-	if diff := cmp.Diff(created, got); diff != "" {
-		t.Errorf("after a restart (-created +got):\n%s", diff)
-	}
+		registry, stop := runRegistry(t, newLog(t, address, topic, nil), keys)
+		created, err := registry.Create(t.Context(), w)
+		if err != nil {
+			t.Fatalf("Create: %v", err)
+		}
+		stop()
+
+		var stored []byte
+		raw := run(t, newLog(t, address, topic, nil))
+		raw.awaitCaughtUp(t)
+		for k, v := range raw.snapshot() {
+			stored = append(append(stored, k...), v...)
+		}
+		raw.stop()
+		if !bytes.Contains(stored, []byte("https://example.com/")) {
+			t.Errorf("the webhook is not in the topic: %q", stored)
+		}
+		for name, form := range map[string][]byte{
+			"raw": created.Secret, "base64": []byte(base64.StdEncoding.EncodeToString(created.Secret)),
+		} {
+			if len(form) == 0 || bytes.Contains(stored, form) {
+				t.Errorf("the secret stands in the topic, %s", name)
+			}
+		}
+
+		again, stop := runRegistry(t, newLog(t, address, topic, nil), keys)
+		defer stop()
+		got, err := again.Get("default", "orders")
+		if err != nil {
+			t.Fatalf("Get after a restart: %v", err)
+		}
+		if diff := cmp.Diff(created, got); diff != "" {
+			t.Errorf("after a restart (-created +got):\n%s", diff)
+		}
+	})
 }
 
 func runRegistry(t *testing.T, l *Log, keys *webhooks.Keys) (*webhooks.Registry, func()) {

@@ -158,7 +158,7 @@ func (w *writer) serve(ctx context.Context) error {
 // transact writes one record in a transaction of its own. After an error that
 // leaves the transaction open, w.finish is set.
 func (w *writer) transact(a appendRequest) (offset int64, err error) {
-	ctx, cancel := context.WithTimeout(a.ctx, stepTimeout)
+	ctx, cancel := context.WithTimeout(a.ctx, w.step)
 	defer cancel()
 	if err := ctx.Err(); err != nil {
 		return 0, err
@@ -207,7 +207,7 @@ func (w *writer) settle(ctx context.Context) error {
 }
 
 func (w *writer) tryFinish(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+	ctx, cancel := context.WithTimeout(ctx, w.step)
 	defer cancel()
 	err := w.finish(ctx)
 	if k, ok := errors.AsType[kafka.Error](err); ok && k.TxnRequiresAbort() {
