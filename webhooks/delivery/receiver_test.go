@@ -3,9 +3,11 @@ package delivery
 import (
 	"bufio"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -151,3 +153,8 @@ func recordsOf(values ...[]byte) *records.Batch {
 	}
 	return b
 }
+
+// syscallConn shortens the signature of a dial guard.
+type syscallConn = syscall.RawConn
+
+var discardLog = log.New(io.Discard, "", 0)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -23,6 +24,10 @@ const (
 	// maxAnswerHeader bounds what is read before the body, informational answers
 	// included.
 	maxAnswerHeader = 64 << 10
+
+	// lastWords is how long an answer is waited for on a connection that takes no
+	// more of the request.
+	lastWords = 500 * time.Millisecond
 
 	// writeBuffer lets a small delivery go out in one write, headers and all.
 	writeBuffer = 8 << 10
@@ -72,7 +77,7 @@ func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, e
 	if err != nil {
 		return nil, err
 	}
-	return plainConn{c}, nil
+	return &conn{Conn: c, closed: make(chan struct{})}, nil
 }
 
 func (d *dialer) dialTLS(ctx context.Context, network, address string) (net.Conn, error) {
@@ -80,7 +85,7 @@ func (d *dialer) dialTLS(ctx context.Context, network, address string) (net.Conn
 	if err != nil {
 		return nil, fmt.Errorf("dialing: %w", err)
 	}
-	plain, err := d.tcp.DialContext(ctx, network, address)
+	plain, err := d.dial(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
@@ -102,19 +107,58 @@ type tlsError struct{ cause error }
 func (e *tlsError) Error() string { return "tls handshake: " + e.cause.Error() }
 func (e *tlsError) Unwrap() error { return e.cause }
 
-// plainConn writes a request body that lies in memory with one call. net/http
-// would have it copied, piece by piece, through a buffer made for each request.
-type plainConn struct{ net.Conn }
+// conn is a TCP connection that serves net/http in two ways it cannot help
+// itself: a body goes out with one call and no copy, and an answer that comes in
+// place of the rest of the body's being taken is not lost.
+type conn struct {
+	net.Conn
+	once   sync.Once
+	closed chan struct{}
+}
+
+// Close closes the connection and lets a failed write go.
+func (c *conn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// Write holds back an error for as long as an answer may still be read.
+func (c *conn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.linger(err)
+	return n, err
+}
 
 // ReadFrom is called by net/http with what is left of a request's body, limited
-// to the content length, which the body never exceeds.
-func (c plainConn) ReadFrom(r io.Reader) (int64, error) {
-	if limited, ok := r.(*io.LimitedReader); ok {
-		if body, ok := limited.R.(io.WriterTo); ok {
-			n, err := body.WriteTo(c.Conn)
-			limited.N -= n
-			return n, err
-		}
+// to the content length, which the body never exceeds. net/http would have it
+// copied, piece by piece, through a buffer made for each request.
+func (c *conn) ReadFrom(r io.Reader) (n int64, err error) {
+	limited, ok := r.(*io.LimitedReader)
+	if !ok {
+		return io.Copy(struct{ io.Writer }{c}, r)
 	}
-	return io.Copy(struct{ io.Writer }{c.Conn}, r)
+	body, ok := limited.R.(io.WriterTo)
+	if !ok {
+		return io.Copy(struct{ io.Writer }{c}, r)
+	}
+	n, err = body.WriteTo(c.Conn)
+	limited.N -= n
+	c.linger(err)
+	return n, err
+}
+
+// linger waits before a failed write is reported. A receiver that will not take
+// so much answers 413 and closes; the write then fails with the answer already
+// here, and net/http would drop it for the error. As soon as the reading side is
+// through with the connection it closes it, which ends the wait.
+func (c *conn) linger(err error) {
+	if err == nil {
+		return
+	}
+	t := time.NewTimer(lastWords)
+	defer t.Stop()
+	select {
+	case <-c.closed:
+	case <-t.C:
+	}
 }

@@ -1,0 +1,548 @@
+package delivery
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httptrace"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/kpush/kpush/webhooks"
+)
+
+// expect compares what an attempt came to.
+func expect(t *testing.T, res Result, verdict Verdict, status int, code string) {
+	t.Helper()
+	if res.Verdict != verdict || res.Status != status || res.Code != code {
+		t.Errorf("got verdict %d, status %d, code %q; want %d, %d, %q", res.Verdict, res.Status, res.Code, verdict, status, code)
+	}
+}
+
+// afterRequest is a receiver that reads one request from each connection and
+// then does as it likes.
+func afterRequest(t *testing.T, then func(conn net.Conn)) string {
+	return listen(t, func(conn net.Conn, _ int) {
+		if _, err := readRequest(bufio.NewReader(conn)); err == nil {
+			then(conn)
+		}
+	})
+}
+
+// trickle writes text once and then a byte every few milliseconds for ever.
+func trickle(text string) func(net.Conn) {
+	return func(conn net.Conn) {
+		for _, err := io.WriteString(conn, text); err == nil; _, err = io.WriteString(conn, "x") {
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+}
+
+// flood writes text once and then more for ever.
+func flood(text, more string) func(net.Conn) {
+	return func(conn net.Conn) {
+		for _, err := io.WriteString(conn, text); err == nil; _, err = io.WriteString(conn, more) {
+		}
+	}
+}
+
+// once writes text and closes the connection.
+func once(text string) func(net.Conn) {
+	return func(conn net.Conn) { io.WriteString(conn, text) }
+}
+
+// hang waits until the other side has closed the connection.
+func hang(conn net.Conn) { io.Copy(io.Discard, conn) }
+
+const okHead = "HTTP/1.1 200 OK\r\n"
+
+func TestOneDeadlineCoversTheWholeAttempt(t *testing.T) {
+	const limit = 200 * time.Millisecond
+	for claim, url := range map[string]string{
+		"a receiver that does not read":   listen(t, func(conn net.Conn, _ int) { <-t.Context().Done() }),
+		"a receiver that does not answer": afterRequest(t, hang),
+		"headers that trickle":            afterRequest(t, trickle(okHead+"X-A: ")),
+		"a body that trickles":            afterRequest(t, trickle(okHead+"Content-Length: 60000\r\n\r\n")),
+		"a JSON body that trickles":       afterRequest(t, trickle(okHead+"Content-Type: application/json\r\nContent-Length: 60000\r\n\r\n")),
+		"a chunk that does not come": afterRequest(t, func(conn net.Conn) {
+			once(okHead + "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")(conn)
+			hang(conn)
+		}),
+		"a body until the connection is closed":   afterRequest(t, func(conn net.Conn) { once("HTTP/1.0 200 OK\r\n\r\nhello")(conn); hang(conn) }),
+		"informational answers one after another": afterRequest(t, trickle("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 103 ")),
+	} {
+		t.Run(claim, func(t *testing.T) {
+			c := shortBufferClient(t, url, timeout(limit))
+			m := testMessage(t, c, 10, 100_000) // more than the sockets' buffers take
+			res := c.Send(t.Context(), m, testAttempt(1))
+			if res.Verdict != Failed || res.Code != CodeTimeout {
+				t.Errorf("got verdict %d, code %q; want a failure by timeout", res.Verdict, res.Code)
+			}
+			if res.Took < limit || res.Took > limit+5*time.Second {
+				t.Errorf("the attempt took %v, want little more than %v", res.Took, limit)
+			}
+		})
+	}
+}
+
+func TestAnswersThatAreNoAnswers(t *testing.T) {
+	reset := func(conn net.Conn) { conn.(*net.TCPConn).SetLinger(0) }
+	for _, test := range []struct {
+		claim  string
+		then   func(net.Conn)
+		status int
+		code   string
+	}{
+		{"the connection closed before an answer", once(""), 0, CodeConnectionReset},
+		{"the connection reset before an answer", reset, 0, CodeConnectionReset},
+		{"the connection closed within the headers", once(okHead + "X-A: b\r\n"), 0, CodeConnectionReset},
+		{"not HTTP", once("SSH-2.0-OpenSSH_9.6\r\n\r\n"), 0, CodeMalformed},
+		{"no status", once("HTTP/1.1 abc\r\n\r\n"), 0, CodeMalformed},
+		{"a header without a colon", once(okHead + "nonsense\r\n\r\n"), 0, CodeMalformed},
+		{"two content lengths", once(okHead + "Content-Length: 1\r\nContent-Length: 2\r\n\r\nab"), 0, CodeMalformed},
+		{"a negative content length", once(okHead + "Content-Length: -1\r\n\r\n"), 0, CodeMalformed},
+		{"an unknown transfer encoding", once(okHead + "Transfer-Encoding: gzip\r\n\r\n"), 0, CodeMalformed},
+		{"headers without end", flood(okHead, "X-A: "+strings.Repeat("a", 1000)+"\r\n"), 0, CodeMalformed},
+		{"one header without end", flood(okHead+"X-A: ", strings.Repeat("a", 1000)), 0, CodeMalformed},
+		{"informational answers without end", flood("", "HTTP/1.1 100 Continue\r\n\r\n"), 0, CodeMalformed},
+		{"a body shorter than its length", once(okHead + "Content-Length: 10\r\n\r\nshort"), 200, CodeTruncated},
+		{"a 500 with a body shorter than its length", once("HTTP/1.1 500 X\r\nContent-Length: 10\r\n\r\nshort"), 500, CodeTruncated},
+		{"a chunked body without its end", once(okHead + "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"), 200, CodeTruncated},
+		{"a body reset on its way", func(conn net.Conn) { once(okHead + "Content-Length: 10\r\n\r\nshort")(conn); reset(conn) }, 200, CodeTruncated},
+		{"chunks that are none", once(okHead + "Transfer-Encoding: chunked\r\n\r\nzz\r\n"), 200, CodeMalformed},
+		{"a switch of protocols", func(conn net.Conn) {
+			once("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")(conn)
+			hang(conn)
+		}, 101, CodeRedirect},
+		{"a bare 101", func(conn net.Conn) { once("HTTP/1.1 101 X\r\n\r\n")(conn); hang(conn) }, 101, CodeRedirect},
+	} {
+		t.Run(test.claim, func(t *testing.T) {
+			c := testClient(t, afterRequest(t, test.then))
+			res := deliver(t, c)
+			expect(t, res, Failed, test.status, test.code)
+			if res.Took > 5*time.Second {
+				t.Errorf("the attempt took %v", res.Took)
+			}
+		})
+	}
+}
+
+func TestLongAnswers(t *testing.T) {
+	whole := strings.Repeat(" ", maxAnswer-len(`{"ack":{}}`)) + `{"ack":{}}`
+	for _, test := range []struct {
+		claim   string
+		then    func(net.Conn)
+		verdict Verdict
+		code    string
+		reused  bool
+	}{
+		{"text as long as is read", once(fmt.Sprintf("%sContent-Length: %d\r\n\r\n%s", okHead, maxAnswer, whole)), Acked, "", true},
+		{"JSON as long as is read", once(fmt.Sprintf("%sContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", okHead, maxAnswer, whole)), Stated, "", true},
+		{"the same in chunks", once(fmt.Sprintf("%sContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", okHead, maxAnswer, whole)), Stated, "", true},
+		{"text one byte longer", once(fmt.Sprintf("%sContent-Length: %d\r\n\r\n%s ", okHead, maxAnswer+1, whole)), Acked, "", false},
+		{"JSON one byte longer", once(fmt.Sprintf("%sContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s ", okHead, maxAnswer+1, whole)), Failed, CodeTooLarge, false},
+		{"JSON longer in chunks", once(fmt.Sprintf("%sContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s%s\r\n0\r\n\r\n", okHead, 2*maxAnswer, whole, whole)), Failed, CodeTooLarge, false},
+		{"text of any length", flood(okHead+"Content-Length: 9223372036854775807\r\n\r\n", whole), Acked, "", false},
+		{"text without end", flood(okHead+"Transfer-Encoding: chunked\r\n\r\n", "1000\r\n"+strings.Repeat("a", 0x1000)+"\r\n"), Acked, "", false},
+		{"text until the connection is closed", flood("HTTP/1.0 200 OK\r\n\r\n", whole), Acked, "", false},
+	} {
+		t.Run(test.claim, func(t *testing.T) {
+			var conns atomic.Int32
+			url := listen(t, func(conn net.Conn, _ int) {
+				conns.Add(1)
+				for in := bufio.NewReader(conn); ; test.then(conn) {
+					if _, err := readRequest(in); err != nil {
+						return
+					}
+				}
+			})
+			c := testClient(t, url)
+			for range 2 {
+				expect(t, deliver(t, c), test.verdict, 200, test.code)
+			}
+			if got, want := conns.Load(), map[bool]int32{true: 1, false: 2}[test.reused]; got != want {
+				t.Errorf("two deliveries used %d connections, want %d", got, want)
+			}
+		})
+	}
+}
+
+func TestCompressedAnswersAreNotUnpacked(t *testing.T) {
+	url := afterRequest(t, once(okHead+"Content-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\n\x1f\x8b\x08"))
+	expect(t, deliver(t, testClient(t, url)), Acked, 200, "")
+}
+
+func TestRedirectsAreNotFollowed(t *testing.T) {
+	var seen atomic.Int32
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { seen.Add(1) }))
+	defer elsewhere.Close()
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		url := answering(t, fmt.Sprintf("HTTP/1.1 %d X\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n", status, elsewhere.URL))
+		expect(t, deliver(t, testClient(t, url)), Failed, status, CodeRedirect)
+	}
+	if n := seen.Load(); n != 0 {
+		t.Errorf("the second address saw %d requests, want none", n)
+	}
+}
+
+func TestProxiesOfTheEnvironmentAreIgnored(t *testing.T) {
+	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
+	t.Setenv("ALL_PROXY", "http://127.0.0.1:1")
+	if p := testClient(t, "http://localhost").transport.Proxy; p != nil {
+		t.Error("the transport asks for a proxy")
+	}
+}
+
+func TestDialFailures(t *testing.T) {
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	refused := "http://" + closed.Addr().String()
+	for _, test := range []struct {
+		claim string
+		url   string
+		edit  func(*dialer)
+		code  string
+	}{
+		{"nobody listens", refused, func(*dialer) {}, CodeConnectRefused},
+		{"no connection in time", refused, func(d *dialer) { d.tcp.Timeout = 1 }, CodeConnectTimeout},
+		{"no such name", "http://receiver.invalid", func(d *dialer) {
+			d.tcp.Resolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+				return nil, errors.New("no name server here")
+			}}
+		}, CodeDNS},
+		{"the address is refused", refused, func(d *dialer) {
+			d.tcp.Control = newDialer(func(string, string, syscallConn) error { return errors.New("refused") }).tcp.Control
+		}, CodeConnectFailed},
+	} {
+		t.Run(test.claim, func(t *testing.T) {
+			d := newDialer(nil)
+			test.edit(d)
+			c, err := newClient(testConfig(testWebhook(test.url)), d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			m := testMessage(t, c, 2, 100)
+			first := m.body(testAttempt(1))
+			for n := range 2 { // the message can be sent again after any failure
+				expect(t, c.Send(t.Context(), m, testAttempt(n+1)), Failed, 0, test.code)
+			}
+			if got := m.body(testAttempt(1)); len(got) != len(first) {
+				t.Errorf("the body has %d bytes after failures, had %d", len(got), len(first))
+			}
+		})
+	}
+}
+
+func TestControlSeesEachAddressBeforeItIsDialled(t *testing.T) {
+	url := answering(t, okHead+"Content-Length: 0\r\n\r\n")
+	var asked []string
+	cfg := testConfig(testWebhook(url))
+	cfg.Control = func(network, address string, _ syscallConn) error {
+		asked = append(asked, network+" http://"+address)
+		return nil
+	}
+	c, err := NewClient(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	expect(t, deliver(t, c), Acked, 200, "")
+	expect(t, deliver(t, c), Acked, 200, "")
+	if len(asked) != 1 || asked[0] != "tcp4 "+url {
+		t.Errorf("asked about %v, want once about %s", asked, url)
+	}
+}
+
+func TestCanceledByTheCaller(t *testing.T) {
+	got := make(chan struct{})
+	url := afterRequest(t, func(conn net.Conn) { close(got); hang(conn) })
+	c := testClient(t, url)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-got; cancel() }()
+	expect(t, c.Send(ctx, testMessage(t, c, 1, 10), testAttempt(1)), Failed, 0, CodeCanceled)
+
+	past, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+	defer cancel()
+	expect(t, c.Send(past, testMessage(t, c, 1, 10), testAttempt(1)), Failed, 0, CodeCanceled)
+}
+
+// TestConnectionClosedWhileIdle: receivers close connections they have not used
+// for a while, now and then in the moment of the next delivery. As nothing of it
+// was taken, it goes out on another connection within the same attempt.
+func TestConnectionClosedWhileIdle(t *testing.T) {
+	const rounds = 200
+	var whole atomic.Int32
+	url := listen(t, func(conn net.Conn, _ int) {
+		in := bufio.NewReader(conn)
+		if _, err := readRequest(in); err == nil {
+			whole.Add(1)
+			io.WriteString(conn, okHead+"Content-Length: 0\r\n\r\n")
+		}
+	})
+	c := testClient(t, url)
+	m := testMessage(t, c, 2, 100)
+	lost := 0
+	for n := range rounds {
+		res := c.Send(t.Context(), m, testAttempt(n+1))
+		if res.Verdict != Acked {
+			// The request was on its way when the connection was closed: nobody knows
+			// whether it was taken, so only the partition's schedule may send it again.
+			expect(t, res, Failed, 0, CodeConnectionReset)
+			lost++
+		}
+	}
+	if int(whole.Load()) != rounds-lost {
+		t.Errorf("%d deliveries were taken and %d acked, want as many: none twice", whole.Load(), rounds-lost)
+	}
+	if lost > rounds/2 {
+		t.Errorf("%d of %d attempts were lost to idle connections", lost, rounds)
+	}
+}
+
+// TestNoSecondSendAfterBytesWereTaken: a connection that is reset after it took
+// the request must not bring net/http to send it again by itself, not even with a
+// header of the user's that it takes for leave to do so.
+func TestNoSecondSendAfterBytesWereTaken(t *testing.T) {
+	var taken atomic.Int32
+	url := listen(t, func(conn net.Conn, n int) {
+		in := bufio.NewReader(conn)
+		for first := true; ; first = false {
+			if _, err := readRequest(in); err != nil {
+				return
+			}
+			taken.Add(1)
+			if !first {
+				return // took the request and says nothing
+			}
+			io.WriteString(conn, okHead+"Content-Length: 0\r\n\r\n")
+		}
+	})
+	c := testClient(t, url, func(w *webhooks.Webhook) {
+		w.Request.Headers = map[string]string{"Idempotency-Key": "k", "X-Idempotency-Key": "k"}
+	})
+	expect(t, deliver(t, c), Acked, 200, "")
+	expect(t, deliver(t, c), Failed, 0, CodeConnectionReset)
+	if n := taken.Load(); n != 2 {
+		t.Errorf("the receiver took %d requests, want 2", n)
+	}
+}
+
+// TestAnEarlyAnswerLeavesTheBufferAlone: when a receiver answers before it has
+// read the body, net/http is still reading the message's buffer when the message
+// is sent again, or freed. With -race this fails if two of them share it.
+func TestAnEarlyAnswerLeavesTheBufferAlone(t *testing.T) {
+	url := listen(t, func(conn net.Conn, _ int) {
+		in := bufio.NewReader(conn)
+		if _, err := in.ReadString('\n'); err != nil {
+			return
+		}
+		io.WriteString(conn, "HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n")
+		for buf := make([]byte, 8<<10); ; time.Sleep(time.Millisecond) { // as slow as to be overtaken by the next attempt
+			if _, err := in.Read(buf); err != nil {
+				return
+			}
+		}
+	})
+	c := shortBufferClient(t, url)
+	b := batchOf(10, 100_000, false)
+	defer b.Free()
+	for range 5 {
+		m := c.Encode("dl_1", "orders", 3, b, 0, b.Len())
+		for n := range 2 {
+			expect(t, c.Send(t.Context(), m, testAttempt(n+1)), Failed, 503, "http_503")
+			checkRecords(t, c.format(), decodeEnvelope(t, m.body(testAttempt(n+2))).Records, b, 0)
+		}
+		m.Free()
+	}
+}
+
+func TestALentBufferIsNotWrittenTo(t *testing.T) {
+	c := testClient(t, "http://localhost")
+	m := c.Encode("dl_1", "orders", 3, recordsOf([]byte("1")), 0, 1)
+	m.body(testAttempt(1))
+	before, text := &m.buf[0], string(m.buf)
+	kept := m.buf
+	m.lent = true
+	m.body(testAttempt(2))
+	if &m.buf[0] == before || string(kept) != text {
+		t.Error("an attempt writes its head where the one before is still read")
+	}
+	m.lent = true
+	m.Free()
+	if m.buf != nil {
+		t.Error("a buffer that is still read was kept for another message")
+	}
+}
+
+func TestARequestIsIdleWhenAllItsWritesHaveEnded(t *testing.T) {
+	r := newRequest(testClient(t, "http://localhost"))
+	r.sent = 1
+	if r.idle() {
+		t.Error("idle before its write has ended")
+	}
+	if _, err := r.http.GetBody(); err != nil { // net/http begins a second one
+		t.Error(err)
+	}
+	if r.wrote(httptrace.WroteRequestInfo{}); r.idle() {
+		t.Error("idle with one of two writes ended")
+	}
+	if r.wrote(httptrace.WroteRequestInfo{}); !r.idle() {
+		t.Error("not idle with both writes ended")
+	}
+}
+
+// shortBufferClient has sockets that take little of a body at once.
+func shortBufferClient(t *testing.T, url string, edits ...func(*webhooks.Webhook)) *Client {
+	t.Helper()
+	cfg := testConfig(testWebhook(url, edits...))
+	cfg.Control = func(_, _ string, conn syscallConn) error {
+		return conn.Control(func(fd uintptr) { syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF, 32<<10) })
+	}
+	c, err := NewClient(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// TestA413BeforeTheBodyWasRead: a receiver that will not take so much says so and
+// closes at once. The answer has to win over the broken pipe, or the batch would
+// never be cut.
+func TestA413BeforeTheBodyWasRead(t *testing.T) {
+	url := listen(t, func(conn net.Conn, _ int) {
+		if _, err := bufio.NewReader(conn).ReadString('\n'); err == nil {
+			io.WriteString(conn, "HTTP/1.1 413 X\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+		}
+	})
+	c := shortBufferClient(t, url)
+	m := testMessage(t, c, 10, 100_000)
+	for n := range 50 {
+		expect(t, c.Send(t.Context(), m, testAttempt(n+1)), TooLarge, 413, "http_413")
+	}
+}
+
+func tlsClient(t *testing.T, srv *httptest.Server, edits ...func(*webhooks.Webhook)) *Client {
+	t.Helper()
+	d := newDialer(nil)
+	d.tls.RootCAs = x509.NewCertPool()
+	d.tls.RootCAs.AddCert(srv.Certificate())
+	c, err := newClient(testConfig(testWebhook(srv.URL, edits...)), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+func TestHTTP2(t *testing.T) {
+	var conns sync.Map
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 2 {
+			t.Errorf("the request came by %s, want HTTP/2", r.Proto)
+		}
+		conns.Store(r.RemoteAddr, true)
+		switch body, err := io.ReadAll(r.Body); {
+		case err != nil:
+			t.Error(err)
+		case r.Header.Get("Kpush-Attempt") == "1":
+			w.WriteHeader(http.StatusServiceUnavailable)
+		default:
+			decodeEnvelope(t, body)
+		}
+	}))
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	defer srv.Close()
+	c := tlsClient(t, srv)
+	expect(t, deliver(t, c), Failed, 503, "http_503")
+	var senders sync.WaitGroup
+	for range 8 {
+		senders.Go(func() {
+			m := testMessage(t, c, 10, 5000)
+			for range 10 {
+				expect(t, c.Send(t.Context(), m, testAttempt(1)), Failed, 503, "http_503")
+				expect(t, c.Send(t.Context(), m, testAttempt(2)), Acked, 200, "")
+			}
+		})
+	}
+	senders.Wait()
+	n := 0
+	conns.Range(func(any, any) bool { n++; return true })
+	if n != 1 {
+		t.Errorf("deliveries used %d connections, want 1", n)
+	}
+}
+
+func TestHTTP2DeadlineAndReset(t *testing.T) {
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Kpush-Attempt") == "1" {
+			panic(http.ErrAbortHandler)
+		}
+		<-r.Context().Done() // answers nothing, reads nothing
+	}))
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	defer srv.Close()
+	c := tlsClient(t, srv, timeout(300*time.Millisecond))
+	m := testMessage(t, c, 10, 100_000)
+	for range 3 {
+		expect(t, c.Send(t.Context(), m, testAttempt(1)), Failed, 0, CodeConnectionReset)
+		expect(t, c.Send(t.Context(), m, testAttempt(2)), Failed, 0, CodeTimeout)
+	}
+}
+
+func TestTLSFailures(t *testing.T) {
+	quiet := func(srv *httptest.Server) *httptest.Server {
+		srv.Config.ErrorLog = discardLog
+		return srv
+	}
+	t.Run("a certificate nobody vouches for", func(t *testing.T) {
+		srv := quiet(httptest.NewUnstartedServer(nil))
+		srv.StartTLS()
+		defer srv.Close()
+		expect(t, deliver(t, testClient(t, srv.URL)), Failed, 0, CodeTLS)
+	})
+	t.Run("a version that is too old", func(t *testing.T) {
+		srv := quiet(httptest.NewUnstartedServer(nil))
+		srv.TLS = &tls.Config{MaxVersion: tls.VersionTLS11}
+		srv.StartTLS()
+		defer srv.Close()
+		expect(t, deliver(t, tlsClient(t, srv)), Failed, 0, CodeTLS)
+	})
+	t.Run("a client certificate that we do not have", func(t *testing.T) {
+		srv := quiet(httptest.NewUnstartedServer(nil))
+		srv.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+		srv.StartTLS()
+		defer srv.Close()
+		expect(t, deliver(t, tlsClient(t, srv)), Failed, 0, CodeTLS)
+	})
+	t.Run("no TLS at all", func(t *testing.T) {
+		url := listen(t, func(conn net.Conn, _ int) { io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\n\r\n") })
+		expect(t, deliver(t, testClient(t, strings.Replace(url, "http:", "https:", 1))), Failed, 0, CodeTLS)
+	})
+	t.Run("the connection closed within the handshake", func(t *testing.T) {
+		url := listen(t, func(net.Conn, int) {})
+		expect(t, deliver(t, testClient(t, strings.Replace(url, "http:", "https:", 1))), Failed, 0, CodeTLS)
+	})
+	t.Run("silence ends at the request's deadline", func(t *testing.T) {
+		url := listen(t, func(conn net.Conn, _ int) { hang(conn) })
+		c := testClient(t, strings.Replace(url, "http:", "https:", 1), timeout(200*time.Millisecond))
+		expect(t, deliver(t, c), Failed, 0, CodeTimeout)
+	})
+}

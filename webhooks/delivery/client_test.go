@@ -1,0 +1,200 @@
+package delivery
+
+import (
+	"bufio"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"net"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"github.com/kpush/kpush/webhooks"
+)
+
+// recording is a receiver that acks and hands over each request.
+func recording(t *testing.T) (url string, requests <-chan received) {
+	seen := make(chan received, 100)
+	return listen(t, func(conn net.Conn, _ int) {
+		for in := bufio.NewReader(conn); ; io.WriteString(conn, okHead+"Content-Length: 0\r\n\r\n") {
+			r, err := readRequest(in)
+			if err != nil {
+				return
+			}
+			seen <- r
+		}
+	}), seen
+}
+
+func TestRequestHeaders(t *testing.T) {
+	url, requests := recording(t)
+	c := testClient(t, url, func(w *webhooks.Webhook) {
+		w.Ack.TimeoutMs = 12_345
+		w.Request.Headers = map[string]string{"X-Env": "prod", "authorization": "Bearer xyz"}
+	})
+	b := batchOf(50, 10, false)
+	m := c.Encode("dl_3kq9x7w2m5", "orders", 3, b, 10, 50)
+	defer m.Free()
+	now := time.Now()
+	for n, token := range []string{"kat_first", "kat_second"} {
+		a := Attempt{Number: n + 1, Generation: int32(42 + n), Token: token, Now: now.Add(time.Duration(n) * time.Minute)}
+		expect(t, c.Send(t.Context(), m, a), Acked, 200, "")
+		r := <-requests
+		want := map[string]string{
+			"Content-Type":         "application/json; charset=utf-8",
+			"Content-Length":       fmt.Sprint(len(r.body)),
+			"User-Agent":           "kpush/test",
+			"Webhook-Id":           "dl_3kq9x7w2m5",
+			"Webhook-Timestamp":    fmt.Sprint(a.Now.Unix()),
+			"Kpush-Webhook":        "orders-to-billing",
+			"Kpush-Group":          "kpush.default.orders-to-billing",
+			"Kpush-Topic":          "orders",
+			"Kpush-Partition":      "3",
+			"Kpush-Generation":     fmt.Sprint(42 + n),
+			"Kpush-First-Offset":   "1000010",
+			"Kpush-Last-Offset":    "1000049",
+			"Kpush-Record-Count":   "40",
+			"Kpush-Attempt":        fmt.Sprint(n + 1),
+			"Kpush-Ack-Token":      token,
+			"Kpush-Ack-Timeout-Ms": "12345",
+			"X-Env":                "prod",
+			"Authorization":        "Bearer xyz",
+		}
+		got := map[string]string{}
+		for name, values := range r.header {
+			got[name] = strings.Join(values, " AND ")
+		}
+		if s := got["Webhook-Signature"]; !strings.HasPrefix(s, "v1,") {
+			t.Errorf("the signature is %q", s)
+		}
+		if s := got["Traceparent"]; !regexp.MustCompile(`^00-[0-9a-f]{32}-[0-9a-f]{16}-00$`).MatchString(s) {
+			t.Errorf("traceparent is %q", s)
+		}
+		delete(got, "Webhook-Signature")
+		delete(got, "Traceparent")
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("attempt %d has other headers (-want +got):\n%s", n+1, diff)
+		}
+		e := decodeEnvelope(t, r.body)
+		if e.Attempt != n+1 || e.Ack.Token != token || e.DeliveryID != "dl_3kq9x7w2m5" {
+			t.Errorf("attempt %d says in its body: attempt %d, token %q, delivery %q", n+1, e.Attempt, e.Ack.Token, e.DeliveryID)
+		}
+		checkRecords(t, c.format(), e.Records, b, 10)
+	}
+}
+
+func TestTheUserAgentCanBeTheUsers(t *testing.T) {
+	url, requests := recording(t)
+	c := testClient(t, url, func(w *webhooks.Webhook) { w.Request.Headers = map[string]string{"user-agent": "mine"} })
+	expect(t, deliver(t, c), Acked, 200, "")
+	if got := (<-requests).header["User-Agent"]; len(got) != 1 || got[0] != "mine" {
+		t.Errorf("user-agent is %q, want the user's", got)
+	}
+}
+
+func TestSignatureVerifiesByTheReferenceLibrary(t *testing.T) {
+	url, requests := recording(t)
+	c := testClient(t, url)
+	reference, err := standardwebhooks.NewWebhook("whsec_" + base64.StdEncoding.EncodeToString(testSecret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	signatures := map[string]bool{}
+	m := testMessage(t, c, 10, 1000)
+	for n := range 3 {
+		expect(t, c.Send(t.Context(), m, testAttempt(n+1)), Acked, 200, "")
+		r := <-requests
+		if err := reference.Verify(r.body, r.header); err != nil {
+			t.Errorf("attempt %d: %v", n+1, err)
+		}
+		signatures[r.header.Get("Webhook-Signature")] = true
+
+		r.body[len(r.body)/2] ^= 1
+		if reference.Verify(r.body, r.header) == nil {
+			t.Errorf("attempt %d verifies with one bit of its body changed", n+1)
+		}
+		r.body[len(r.body)/2] ^= 1
+		r.header.Set("Webhook-Id", "dl_other")
+		if reference.Verify(r.body, r.header) == nil {
+			t.Errorf("attempt %d verifies with another id", n+1)
+		}
+	}
+	if len(signatures) != 3 {
+		t.Errorf("three attempts have %d signatures, want one each", len(signatures))
+	}
+}
+
+func TestUnsignedDeliveriesKeepIDAndTimestamp(t *testing.T) {
+	url, requests := recording(t)
+	c := testClient(t, url, func(w *webhooks.Webhook) { w.Signing.Enabled = false })
+	expect(t, deliver(t, c), Acked, 200, "")
+	h := (<-requests).header
+	if _, ok := h["Webhook-Signature"]; ok || h.Get("Webhook-Id") == "" || h.Get("Webhook-Timestamp") == "" {
+		t.Errorf("the headers are %v, want id and timestamp and no signature", h)
+	}
+}
+
+func TestNewClientRefusesWhatCannotBeSent(t *testing.T) {
+	for claim, edit := range map[string]func(*webhooks.Webhook){
+		"no url":                      func(w *webhooks.Webhook) { w.URL = "" },
+		"a url that does not parse":   func(w *webhooks.Webhook) { w.URL = "http://s3cret:\x00@x/" },
+		"another scheme":              func(w *webhooks.Webhook) { w.URL = "ftp://example.com/s3cret" },
+		"no host":                     func(w *webhooks.Webhook) { w.URL = "https:///s3cret" },
+		"a port and no host":          func(w *webhooks.Webhook) { w.URL = "https://:443/s3cret" },
+		"a line break in a header":    func(w *webhooks.Webhook) { w.Request.Headers = map[string]string{"x-a": "s3cret\r\nx-b: c"} },
+		"a header name with a space":  func(w *webhooks.Webhook) { w.Request.Headers = map[string]string{"x a": "s3cret"} },
+		"an empty header name":        func(w *webhooks.Webhook) { w.Request.Headers = map[string]string{"": "s3cret"} },
+		"a line break in the group's": func(w *webhooks.Webhook) { w.GroupID = "a\nb" },
+	} {
+		_, err := NewClient(testConfig(testWebhook("http://localhost", edit)))
+		if err == nil {
+			t.Errorf("%s is accepted", claim)
+		} else if strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: the error repeats what may be secret: %v", claim, err)
+		}
+	}
+}
+
+func TestDeliveriesShareConnections(t *testing.T) {
+	for _, test := range []struct{ senders, deliveries int }{{1, 1000}, {8, 100}} {
+		t.Run(fmt.Sprintf("%d at a time", test.senders), func(t *testing.T) {
+			// The first deliveries are held until all are there, so that each has its
+			// connection: a finished one may else be taken by a sender still dialling.
+			var conns atomic.Int32
+			all := make(chan struct{})
+			url := listen(t, func(conn net.Conn, _ int) {
+				if int(conns.Add(1)) == test.senders {
+					close(all)
+				}
+				<-all
+				for in := bufio.NewReader(conn); ; io.WriteString(conn, okHead+"Content-Type: application/json\r\nContent-Length: 11\r\n\r\n{\"ok\":true}") {
+					if _, err := readRequest(in); err != nil {
+						return
+					}
+				}
+			})
+			c := testClient(t, url)
+			var senders sync.WaitGroup
+			for range test.senders {
+				senders.Go(func() {
+					for range test.deliveries {
+						m := c.Encode("dl_1", "orders", 3, recordsOf([]byte("1")), 0, 1)
+						expect(t, c.Send(t.Context(), m, testAttempt(1)), Acked, 200, "")
+						m.Free()
+					}
+				})
+			}
+			senders.Wait()
+			if n := int(conns.Load()); n > test.senders {
+				t.Errorf("%d connections were opened, want at most %d", n, test.senders)
+			}
+		})
+	}
+}
