@@ -57,7 +57,8 @@ func (m *model) deliver(runs []Run) (*modelDelivery, bool) {
 }
 
 func (m *model) send(d *modelDelivery, at time.Time) int {
-	if len(m.open(d)) == 0 || d.state != Waiting && d.state != Nacked {
+	_, last, open := m.extent(d)
+	if open == 0 || d.state != Waiting && d.state != Nacked {
 		return 0
 	}
 	d.state, d.sent = Sent, true
@@ -65,11 +66,7 @@ func (m *model) send(d *modelDelivery, at time.Time) int {
 	if d.firstAttempt.IsZero() {
 		d.firstAttempt = at
 	}
-	for _, r := range m.records {
-		if r.in == d {
-			m.lastSent = max(m.lastSent, r.offset)
-		}
-	}
+	m.lastSent = max(m.lastSent, last)
 	return d.attempts
 }
 
@@ -91,8 +88,7 @@ func (m *model) settle(d *modelDelivery) {
 }
 
 func (m *model) split(d *modelDelivery, n int) *modelDelivery {
-	open := m.open(d)
-	if n < 1 || n >= len(open) {
+	if _, _, open := m.extent(d); n < 1 || n >= open {
 		return nil
 	}
 	if d.state != Nacked {
@@ -100,8 +96,14 @@ func (m *model) split(d *modelDelivery, n int) *modelDelivery {
 	}
 	tail := *d
 	for i := range m.records {
-		if r := &m.records[i]; r.in == d && r.offset >= open[n] {
+		r := &m.records[i]
+		if r.in != d || r.settled {
+			continue
+		}
+		if n == 0 {
 			r.in = &tail
+		} else {
+			n--
 		}
 	}
 	return &tail
@@ -172,8 +174,7 @@ func (m *model) meant(s Statement, upTo int64) ([]*modelRecord, bool) {
 	delivered, bounds, unsent := false, byFields, false
 	for i := range m.records {
 		r := &m.records[i]
-		all := m.all(r.in)
-		last := all[len(all)-1]
+		_, last, _ := m.extent(r.in)
 		delivered = delivered || r.offset == upTo && r.in.sent
 		bounds = bounds || last == s.Last
 		if r.settled || r.offset > upTo && s.Outcome == Ack {
@@ -192,26 +193,30 @@ func (m *model) meant(s Statement, upTo int64) ([]*modelRecord, bool) {
 	return meant, delivered && bounds && (byFields || !unsent)
 }
 
-func (m *model) all(d *modelDelivery) (offsets []int64) {
+// extent is what is left of d: the first open offset, the last offset, open or
+// not, and the number of open records.
+func (m *model) extent(d *modelDelivery) (first, last int64, open int) {
 	for _, r := range m.records {
-		if r.in == d {
-			offsets = append(offsets, r.offset)
+		if r.in != d {
+			continue
 		}
-	}
-	return offsets
-}
-
-func (m *model) open(d *modelDelivery) (offsets []int64) {
-	for _, r := range m.records {
-		if r.in == d && !r.settled {
-			offsets = append(offsets, r.offset)
+		last = r.offset
+		if r.settled {
+			continue
 		}
+		if open == 0 {
+			first = r.offset
+		}
+		open++
 	}
-	return offsets
+	if open == 0 {
+		first = last + 1
+	}
+	return first, last, open
 }
 
 func (m *model) state(d *modelDelivery) State {
-	if len(m.open(d)) == 0 {
+	if _, _, open := m.extent(d); open == 0 {
 		return Settled
 	}
 	return d.state

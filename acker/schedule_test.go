@@ -327,16 +327,12 @@ func (m *machine) check() error {
 }
 
 func (m *machine) compare(p pair) error {
-	all, open := m.model.all(p.model), m.model.open(p.model)
-	last := all[len(all)-1]
-	first := last + 1
-	if len(open) > 0 {
-		first = open[0]
-	}
+	first, last, open := m.model.extent(p.model)
+	state := m.model.state(p.model)
 	d := p.real
-	if d.First() != first || d.Last() != last || d.Records() != len(open) || d.State() != m.model.state(p.model) {
+	if d.First() != first || d.Last() != last || d.Records() != open || d.State() != state {
 		return fmt.Errorf("delivery: got %d-%d, %d records, %v; want %d-%d, %d records, %v",
-			d.First(), d.Last(), d.Records(), d.State(), first, last, len(open), m.model.state(p.model))
+			d.First(), d.Last(), d.Records(), d.State(), first, last, open, state)
 	}
 	if d.Attempts() != p.model.attempts || !d.FirstAttempt().Equal(p.model.firstAttempt) {
 		return fmt.Errorf("delivery %d-%d: got %d attempts since %v, want %d since %v",
