@@ -55,7 +55,7 @@ func (s *span) SetStatus(c codes.Code, text string) {
 }
 func (s *span) SetAttributes(kvs ...attribute.KeyValue) {
 	for _, kv := range kvs {
-		s.attrs[string(kv.Key)] = kv.Value.Emit()
+		s.attrs[string(kv.Key)] = kv.Value.String()
 	}
 }
 
