@@ -101,13 +101,13 @@ type auditor struct {
 	report Report
 }
 
-// found notes an anomaly. One that continues the previous one joins it, so that
-// a thousand lost records print as one window.
+// found notes an anomaly. One that continues where the previous one ends joins
+// it, so that a thousand lost records print as one window.
 func (a *auditor) found(rule string, p Partition, first, last int64, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	if n := len(a.report.Anomalies); n > 0 {
 		prev := &a.report.Anomalies[n-1]
-		if prev.Rule == rule && prev.Partition == p && prev.Text == text && prev.Last < first {
+		if prev.Rule == rule && prev.Partition == p && prev.Text == text && prev.Last+1 == first {
 			prev.Last = last
 			return
 		}

@@ -73,7 +73,7 @@ func TestAudit(t *testing.T) {
 		}, want: "S1 orders/0 0..2: committed and never acked"},
 		{name: "a commit that came before the ack", doctor: func(e *Evidence) {
 			e.Acks[1].At = e.Commits[1].At.Add(time.Second)
-		}, want: "S1 orders/0 3..6: committed before it was acked"},
+		}, want: "S1 orders/0 3..3: committed before it was acked"},
 		{name: "an ack of the head does not cover the rest", doctor: func(e *Evidence) {
 			e.Acks[2].Last, e.Ends = 8, nil
 		}, want: "S1 orders/0 9..9: committed and never acked"},

@@ -21,7 +21,7 @@ var digestSeed = maphash.MakeSeed()
 func DigestOf(r *kgo.Record) Digest {
 	d := newDigester()
 	d.bytes(r.Key)
-	d.bytes(r.Value)
+	d.value(r.Value)
 	for _, h := range r.Headers {
 		d.bytes([]byte(h.Key))
 		d.bytes(h.Value)
@@ -45,6 +45,19 @@ func (d *digester) bytes(p []byte) {
 	}
 	d.int(length)
 	d.hash.Write(p)
+}
+
+// jsonSpace is what may stand around a JSON text without being part of it.
+const jsonSpace = " \t\r\n"
+
+// value leaves out the white space around a value that is JSON: it is embedded
+// in the envelope as it stands, where no reader of JSON can tell it from the
+// envelope's own.
+func (d *digester) value(p []byte) {
+	if trimmed := bytes.Trim(p, jsonSpace); len(trimmed) < len(p) && json.Valid(p) {
+		p = trimmed
+	}
+	d.bytes(p)
 }
 
 func (d *digester) int(n int64) {
@@ -132,7 +145,7 @@ func (i *envelopeItem) record() (Record, error) {
 	if err != nil {
 		return Record{}, fmt.Errorf("value of offset %d: %w", i.Offset, err)
 	}
-	d.bytes(value)
+	d.value(value)
 	for n := range i.Headers {
 		name, err := text(i.Headers[n].Name, i.Headers[n].NameBase64)
 		if err != nil {

@@ -184,11 +184,11 @@ type Commit struct {
 // offsetsTopic is where Kafka keeps what groups commit.
 const offsetsTopic = "__consumer_offsets"
 
-// Commits is every commit of a group that Kafka still holds, in order for each
+// Commits is every commit that Kafka still holds, by group, in order for each
 // partition: Kafka's own truth, read from its log.
-func (k *Kafka) Commits(t testing.TB, group string) []Commit {
+func (k *Kafka) Commits(t testing.TB) map[string][]Commit {
 	t.Helper()
-	var out []Commit
+	out := map[string][]Commit{}
 	for _, r := range k.Read(t, offsetsTopic) {
 		if len(r.Key) < 2 || r.Value == nil {
 			continue
@@ -200,13 +200,10 @@ func (k *Kafka) Commits(t testing.TB, group string) []Commit {
 		if err := key.ReadFrom(r.Key); err != nil {
 			t.Fatalf("reading a key of %s: %v", offsetsTopic, err)
 		}
-		if key.Group != group {
-			continue
-		}
 		if err := value.ReadFrom(r.Value); err != nil {
 			t.Fatalf("reading a value of %s: %v", offsetsTopic, err)
 		}
-		out = append(out, Commit{
+		out[key.Group] = append(out[key.Group], Commit{
 			Partition: Partition{key.Topic, key.Partition}, Offset: value.Offset,
 			Metadata: value.Metadata, At: time.UnixMilli(value.CommitTimestamp),
 		})
