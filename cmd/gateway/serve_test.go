@@ -1,0 +1,154 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/kpush/kpush/internal/devbroker"
+)
+
+// serveSettings are enough for serve to start.
+func serveSettings(broker string) []string {
+	return []string{
+		"KPUSH_KAFKA_BROKERS=" + broker, "KPUSH_API_LISTEN=127.0.0.1:0", "KPUSH_MANAGEMENT_LISTEN=127.0.0.1:0",
+		"KPUSH_API_ADMIN_TOKEN=admin", "KPUSH_SECRET_KEY=" + testKey,
+	}
+}
+
+// awaitStarted returns the URLs of the API and of the management pages.
+func (r *running) awaitStarted(t *testing.T) (api, management string) {
+	t.Helper()
+	found := r.await(t, &r.stderr, `"msg":"gateway started".*"api":"([^"]+)","management":"([^"]+)"`)
+	return "http://" + found[1], "http://" + found[2]
+}
+
+// TestServeOutlivesAMissingBroker starts without a broker: the process lives, says
+// so, is not ready, and begins by itself when the broker comes.
+func TestServeOutlivesAMissingBroker(t *testing.T) {
+	address := freeAddress(t)
+	config := write(t, "kpush.yaml", "webhooks:\n  - {id: declared, url: 'http://127.0.0.1:9', topics: [orders]}\n")
+	r := start(t, serveSettings(address), "serve", "-c", config)
+	api, management := r.awaitStarted(t)
+
+	r.await(t, &r.stderr, `"level":"WARN".*no Kafka broker answers`)
+	for url, want := range map[string]int{
+		api + "/livez": http.StatusOK, api + "/readyz": http.StatusServiceUnavailable, management + "/readyz": http.StatusServiceUnavailable,
+	} {
+		if got := status(t, url); got != want {
+			t.Errorf("GET %s without a broker = %d, want %d", url, got, want)
+		}
+	}
+
+	broker, err := devbroker.Start(devbroker.Options{Listen: address, Ephemeral: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer broker.Close()
+	awaitStatus(t, api+"/readyz", http.StatusOK)
+	if got := status(t, management+"/metrics"); got != http.StatusOK {
+		t.Errorf("GET /metrics = %d, want 200", got)
+	}
+
+	// The declared webhook's topic is missing; when it comes, so does the webhook.
+	r.await(t, &r.stderr, `applying the declared webhook failed.*"webhook":"declared"|"webhook":"declared".*applying the declared webhook failed`)
+	createTopic(t, address, "orders")
+	r.await(t, &r.stderr, `declared webhook applied`)
+	r.end(t, patience)
+}
+
+// TestServeDrains stops while a delivery is under way to a receiver that never
+// answers: not ready at once, and over when the drain timeout is.
+func TestServeDrains(t *testing.T) {
+	const drain = time.Second
+	broker, err := devbroker.Start(devbroker.Options{Listen: "127.0.0.1:0", Ephemeral: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer broker.Close()
+	createTopic(t, broker.Addr(), "orders")
+	arrived := make(chan struct{}, 1)
+	receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body) // only then does the server see the client go
+		select {
+		case arrived <- struct{}{}:
+		default:
+		}
+		<-r.Context().Done()
+	}))
+	defer receiver.Close()
+	config := write(t, "kpush.yaml", fmt.Sprintf("webhooks:\n  - {id: stuck, url: '%s', topics: [orders], start: earliest}\n", receiver.URL))
+	produceOne(t, broker.Addr(), "orders")
+
+	r := start(t, serveSettings(broker.Addr()), "serve", "-c", config, "--shutdown-drain-timeout", drain.String())
+	api, _ := r.awaitStarted(t)
+	awaitStatus(t, api+"/readyz", http.StatusOK)
+	select {
+	case <-arrived:
+	case <-time.After(patience):
+		t.Fatal("nothing was delivered")
+	}
+	began := time.Now()
+	r.stop()
+	awaitStatus(t, api+"/readyz", http.StatusServiceUnavailable)
+	if early := time.Since(began); early > drain/2 {
+		t.Errorf("not ready %v after the signal, want it at once", early)
+	}
+	r.end(t, drain+shutdownGrace)
+	if took := time.Since(began); took < drain {
+		t.Errorf("it ended after %v and cut the delivery short, want it to wait for %v", took, drain)
+	}
+}
+
+func TestServeWithoutAuth(t *testing.T) {
+	broker, err := devbroker.Start(devbroker.Options{Listen: "127.0.0.1:0", Ephemeral: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer broker.Close()
+	r := start(t, append(serveSettings(broker.Addr()), "KPUSH_API_ADMIN_TOKEN="), "serve", "--insecure-no-auth")
+	api, _ := r.awaitStarted(t)
+	awaitStatus(t, api+"/readyz", http.StatusOK)
+	if got := status(t, api+"/v1/webhooks"); got != http.StatusOK {
+		t.Errorf("GET /v1/webhooks without a token = %d, want 200", got)
+	}
+	r.end(t, patience)
+	if !strings.Contains(r.stderr.String(), "--insecure-no-auth") {
+		t.Errorf("the log does not warn of --insecure-no-auth:\n%s", &r.stderr)
+	}
+}
+
+// createTopic makes a topic of one partition the way an operator would.
+func createTopic(t *testing.T, broker, topic string) {
+	t.Helper()
+	client := kafkaClient(t, broker)
+	defer client.Close()
+	if _, err := kadm.NewClient(client).CreateTopic(t.Context(), 1, -1, nil, topic); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func produceOne(t *testing.T, broker, topic string) {
+	t.Helper()
+	client := kafkaClient(t, broker)
+	defer client.Close()
+	if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: topic, Value: []byte("{}")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func kafkaClient(t *testing.T, broker string) *kgo.Client {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(broker))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
