@@ -102,11 +102,15 @@ func BenchmarkSign(b *testing.B) {
 func BenchmarkValidate(b *testing.B) {
 	var v validator
 	value := jsonValue(1000)
-	b.SetBytes(int64(len(value)))
-	for b.Loop() {
-		if !v.embeddable(value) {
-			b.Fatal("not embeddable")
-		}
+	for name, valid := range map[string]func([]byte) bool{"ours": v.embeddable, "bare": validAndUTF8} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(value)))
+			for b.Loop() {
+				if !valid(value) {
+					b.Fatal("not valid")
+				}
+			}
+		})
 	}
 }
 

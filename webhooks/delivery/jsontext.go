@@ -14,7 +14,7 @@ const maxNesting = 10_000
 // validator tells values that can stand in the envelope as they are. Its memory
 // is reused from value to value; it is not safe for concurrent use.
 type validator struct {
-	objects [maxNesting/64 + 1]uint64 // a bit per open level: set for an object, clear for an array
+	outer [maxNesting/64 + 1]uint64 // a bit per open level: whether the one around it is an object
 }
 
 // embeddable reports whether b is a JSON text in UTF-8 that can stand unchanged
@@ -27,7 +27,7 @@ func (v *validator) embeddable(b []byte) bool {
 // valid reports whether b is one JSON text in UTF-8 from i on. It is what
 // json.Valid and utf8.Valid say together.
 func (v *validator) valid(b []byte, i int) bool {
-	depth := 0
+	depth, object := 0, false // object: the innermost open level is one
 	for {
 		// Here a value is due.
 		i = skipSpace(b, i)
@@ -47,15 +47,13 @@ func (v *validator) valid(b []byte, i int) bool {
 				i++
 				break // an empty one is a whole value
 			}
-			if c == '{' {
-				v.objects[depth>>6] |= 1 << (depth & 63)
+			v.push(depth, object)
+			depth++
+			if object = c == '{'; object {
 				if i = keyEnd(b, i); i < 0 {
 					return false
 				}
-			} else {
-				v.objects[depth>>6] &^= 1 << (depth & 63)
 			}
-			depth++
 			continue
 		case '"':
 			i = stringEnd(b, i+1)
@@ -75,13 +73,9 @@ func (v *validator) valid(b []byte, i int) bool {
 		// Here a value has ended: close what it closes.
 		for {
 			i = skipSpace(b, i)
-			if depth == 0 {
-				return i == len(b)
+			if depth == 0 || i == len(b) {
+				return depth == 0 && i == len(b)
 			}
-			if i == len(b) {
-				return false
-			}
-			object := v.objects[(depth-1)>>6]>>((depth-1)&63)&1 == 1
 			c := b[i]
 			i++
 			if c == ',' {
@@ -96,9 +90,23 @@ func (v *validator) valid(b []byte, i int) bool {
 				return false
 			}
 			depth--
+			object = v.object(depth)
 		}
 	}
 }
+
+// push notes what the level around a new one at depth is.
+func (v *validator) push(depth int, object bool) {
+	bit := uint64(1) << (depth & 63)
+	if object {
+		v.outer[depth>>6] |= bit
+	} else {
+		v.outer[depth>>6] &^= bit
+	}
+}
+
+// object is what push noted.
+func (v *validator) object(depth int) bool { return v.outer[depth>>6]>>(depth&63)&1 == 1 }
 
 func skipSpace(b []byte, i int) int {
 	for i < len(b) && b[i] <= ' ' && (b[i] == ' ' || b[i] == '\n' || b[i] == '\r' || b[i] == '\t') {
@@ -124,10 +132,14 @@ func keyEnd(b []byte, i int) int {
 // stringEnd returns the index after the closing quote of the string whose text
 // begins at i, -1 if it does not end or is no JSON string in UTF-8.
 func stringEnd(b []byte, i int) int {
-	for {
-		i += plainPrefix(b[i:])
-		if i == len(b) {
-			return -1
+	for i < len(b) {
+		if len(b)-i >= 8 {
+			m := special(binary.LittleEndian.Uint64(b[i:]))
+			if m == 0 {
+				i += 8
+				continue
+			}
+			i += bits.TrailingZeros64(m) >> 3
 		}
 		switch c := b[i]; {
 		case c == '"':
@@ -138,16 +150,19 @@ func stringEnd(b []byte, i int) int {
 				return -1
 			}
 			i += 1 + n
-		case c < ' ':
-			return -1
-		default:
+		case c >= utf8.RuneSelf:
 			r, n := utf8.DecodeRune(b[i:])
 			if r == utf8.RuneError && n == 1 {
 				return -1
 			}
 			i += n
+		case c < ' ':
+			return -1
+		default:
+			i++ // among the last bytes of b
 		}
 	}
+	return -1
 }
 
 // escapeLen is the length of the escape that b begins with, without its
@@ -217,20 +232,19 @@ func digitsEnd(b []byte, i int) int {
 	return i
 }
 
-// plainPrefix is how many bytes at the beginning of s mean themselves in a JSON
-// string: ASCII without control bytes, quotes and backslashes.
+// special marks the bytes of x that do not mean themselves in a JSON string, which
+// are control bytes, quotes, backslashes and all above ASCII, by their top bits.
+// Only the lowest mark is sure: a borrow may set one wrongly above a right one.
+func special(x uint64) uint64 {
+	const ones = 0x0101010101010101
+	return ((x - ' '*ones) | ((x ^ '"'*ones) - ones) | ((x ^ '\\'*ones) - ones) | x) & (0x80 * ones)
+}
+
+// plainPrefix is how many bytes at the beginning of s mean themselves in a JSON string.
 func plainPrefix(s []byte) int {
-	const (
-		ones = 0x0101010101010101
-		high = 0x80 * ones
-	)
 	i := 0
 	for ; i+8 <= len(s); i += 8 {
-		x := binary.LittleEndian.Uint64(s[i:])
-		// The top bit of a byte is set where the byte is below ' ', a quote, a
-		// backslash, or above ASCII. A borrow may set it wrongly in the bytes above
-		// such a one, so only the lowest counts.
-		if m := ((x - ' '*ones) | ((x ^ '"'*ones) - ones) | ((x ^ '\\'*ones) - ones) | x) & high; m != 0 {
+		if m := special(binary.LittleEndian.Uint64(s[i:])); m != 0 {
 			return i + bits.TrailingZeros64(m)>>3
 		}
 	}

@@ -66,8 +66,8 @@ func FuzzValidator(f *testing.F) {
 	f.Add([]byte(strings.Repeat("[", 200) + strings.Repeat("]", 200)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var v validator
-		for i := range v.objects {
-			v.objects[i] = 0xaaaaaaaaaaaaaaaa // what an earlier text may have left there
+		for i := range v.outer {
+			v.outer[i] = 0xaaaaaaaaaaaaaaaa // what an earlier text may have left there
 		}
 		if got, want := v.valid(b, 0), validAndUTF8(b); got != want {
 			t.Errorf("valid(%q) = %v, want %v", b, got, want)
