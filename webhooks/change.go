@@ -11,7 +11,6 @@ import (
 // which alone changes anything, so that what it is told stays true until its
 // answer has been written and read back.
 type change struct {
-	ctx    context.Context
 	key    string
 	decide func(current Entry, err error) (verdict, error) // err is of lookup
 	reply  chan<- outcome                                  // has room for one
@@ -157,7 +156,7 @@ func (r *Registry) change(ctx context.Context, recordKey string, decide func(Ent
 	}
 	reply := make(chan outcome, 1)
 	select {
-	case r.changes <- change{ctx, recordKey, decide, reply}:
+	case r.changes <- change{recordKey, decide, reply}:
 	case <-r.done:
 		return outcome{err: ErrUnavailable}
 	case <-ctx.Done():
@@ -189,9 +188,6 @@ func (r *Registry) write(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case c := <-r.changes:
-			if c.ctx.Err() != nil {
-				continue // its caller is gone
-			}
 			c.reply <- w.serve(ctx, c)
 		}
 	}

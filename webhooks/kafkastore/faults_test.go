@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,6 +75,86 @@ func TestAWriteThatIsRefusedIsAbortedAndTheNextGoesThrough(t *testing.T) {
 				t.Errorf("a = %s, want 1: what was refused is not to be read", v)
 			}
 		})
+	}
+}
+
+// A commit may have been made although nothing came back, so it must be asked for
+// until there is an answer, never be turned into an abort.
+func TestACommitWithoutAnAnswerIsMadeInTheEnd(t *testing.T) {
+	t.Parallel()
+	cluster := startBroker(t)
+	l := newLog(t, cluster.ListenAddrs()[0], "", nil)
+	l.step = time.Second
+	r := run(t, l)
+	r.awaitCaughtUp(t)
+	var healed atomic.Bool
+	cluster.ControlKey(int16(kmsg.EndTxn), func(kmsg.Request) (kmsg.Response, error, bool) {
+		if healed.Load() {
+			return nil, nil, false
+		}
+		cluster.KeepControl()
+		return nil, errCut, true
+	})
+	if _, err := r.Append(t.Context(), "a", []byte("1")); !errors.Is(err, webhooks.ErrUnavailable) {
+		t.Fatalf("Append: %v, want ErrUnavailable", err)
+	}
+	healed.Store(true)
+	eventually(t, "a = 1 is read", func() bool { v, _ := r.get("a"); return v == "1" })
+	eventually(t, "a write goes through", func() bool {
+		_, err := r.Append(t.Context(), "b", []byte("2"))
+		return err == nil
+	})
+}
+
+func TestNothingIsReadBeforeTakingOver(t *testing.T) {
+	t.Parallel()
+	cluster := startBroker(t)
+	var tries atomic.Int32
+	var healed atomic.Bool
+	cluster.ControlKey(int16(kmsg.InitProducerID), func(kmsg.Request) (kmsg.Response, error, bool) {
+		tries.Add(1)
+		if healed.Load() {
+			return nil, nil, false
+		}
+		cluster.KeepControl()
+		return nil, errCut, true
+	})
+	l := run(t, newLog(t, cluster.ListenAddrs()[0], "", nil))
+	eventually(t, "it tries to take over", func() bool { return tries.Load() >= 3 })
+	ctx, cancel := context.WithCancel(t.Context())
+	other := reader{Log: newLog(t, cluster.ListenAddrs()[0], "", nil), caughtUp: cancel}
+	if err := other.run(ctx); !errors.Is(err, context.Canceled) {
+		t.Fatalf("a reader that waits for nobody: %v", err)
+	}
+	select {
+	case <-l.caughtUp:
+		t.Error("it was ready before it had taken over")
+	default:
+	}
+	healed.Store(true)
+	l.awaitCaughtUp(t)
+}
+
+func TestAReaderThatIsRunAgainGoesOnWhereItWas(t *testing.T) {
+	t.Parallel()
+	address := startBroker(t).ListenAddrs()[0]
+	l := run(t, newLog(t, address, "", nil))
+	l.awaitCaughtUp(t)
+	var applied []string
+	r := reader{Log: newLog(t, address, "", nil)}
+	for _, value := range []string{"1", "2"} {
+		l.append(t, "a", value)
+		ctx, cancel := context.WithCancel(t.Context())
+		r.apply = func(_ string, value []byte, _ int64) {
+			applied = append(applied, string(value))
+			cancel()
+		}
+		if err := r.run(ctx); !errors.Is(err, context.Canceled) {
+			t.Fatalf("run: %v, want context.Canceled", err)
+		}
+	}
+	if want := []string{"1", "2"}; !slices.Equal(applied, want) {
+		t.Errorf("applied %q, want %q", applied, want)
 	}
 }
 

@@ -63,10 +63,10 @@ func New(cfg Config) (*Log, error) {
 	return &Log{cfg: cfg, appends: make(chan appendRequest), done: make(chan struct{}), step: stepTimeout}, nil
 }
 
-// Run implements webhooks.Log. It is called once. The writer comes first: by
-// taking over it settles what an earlier process left open, which would else
-// hide everything behind it from the reader. Errors wrap ErrUnsuitable, or say
-// that the topic was lost while it was read.
+// Run implements webhooks.Log. It is called once. The writer comes first: a
+// commit is answered before its markers are in the topic, so what an earlier
+// process has promised may not be there to read before taking over has settled
+// it. Errors wrap ErrUnsuitable, or say that the topic was lost while it was read.
 func (l *Log) Run(ctx context.Context, apply func(key string, value []byte, offset int64), caughtUp func()) error {
 	defer close(l.done)
 	if err := l.persist(ctx, "preparing the registry's topic", l.prepareTopic, sleep); err != nil {

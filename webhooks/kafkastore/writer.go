@@ -113,7 +113,7 @@ func (w *writer) write(ctx context.Context) error {
 	var followers sync.WaitGroup
 	followers.Go(func() { w.cfg.Kafka.Logs(context.WithoutCancel(ctx), producer.Logs()) })
 	followers.Go(func() {
-		for range producer.Events() { // nobody reads them otherwise, and closing would wait
+		for range producer.Events() { // errors, which are logged too; unread they would fill its buffer
 		}
 	})
 	defer w.closeClient("registry writer", func() {
