@@ -44,6 +44,14 @@ const (
 	BuildInfo         = "kpush.build.info"
 )
 
+// Names lists the metrics above.
+func Names() []string {
+	return []string{
+		DeliveryAttempts, DeliveryDuration, DeliveryBatchSize, DeliveryInFlight, RecordsDelivered, RecordsSkipped,
+		DeadLetterRecords, Acks, ConsumerLag, ConsumerLagTime, Rebalances, CommitDuration, Webhooks, BuildInfo,
+	}
+}
+
 // Units of the metrics above. Those in braces are annotations and do not show in
 // Prometheus' names.
 const (
@@ -61,7 +69,7 @@ const (
 // a record.
 const (
 	AttrWebhook   = "webhook"   // webhook id
-	AttrOutcome   = "outcome"   // of an attempt: acked, received, or the code of last_error; of a commit: ok, failed
+	AttrOutcome   = "outcome"   // of an attempt: acked, received, stated, or the code of last_error; of a commit: ok, failed
 	AttrReason    = "reason"    // why records were skipped: exhausted, offset_reset
 	AttrResult    = "result"    // of an ack: the result or the problem code it was answered with
 	AttrState     = "state"     // of a webhook: active, paused, disabled, failed
