@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/kpush/kpush/webhooks"
@@ -19,46 +18,39 @@ import (
 // maxBody is the largest request body that is read.
 const maxBody = 1 << 20
 
-// bounded gives the request's body a deadline on the connection, whether a
-// handler reads it or the HTTP server discards it.
+// bounded limits the size of the request's body; NewHTTPServer limits its time. It
+// has to be the outermost: MaxBytesReader tells net/http's own writer of a body
+// that is too large, which then lets the client read the answer before the
+// connection is reset.
 func (s *Server) bounded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength != 0 {
-			setReadDeadline(w, time.Now().Add(s.bodyTimeout))
+			r = r.WithContext(r.Context()) // a copy: net/http looks at the Body of its own
+			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		}
 		next.ServeHTTP(w, r)
 	})
-}
-
-// setReadDeadline does nothing where there is no connection, as on a recorder.
-func setReadDeadline(w http.ResponseWriter, t time.Time) {
-	_ = http.NewResponseController(w).SetReadDeadline(t)
 }
 
 // jsonBody reads the whole body, which has to be one JSON object, and gives it to
 // next from memory.
 func (s *Server) jsonBody(next http.Handler) http.Handler {
 	return s.handle(func(w http.ResponseWriter, r *http.Request) error {
-		data, err := readJSON(w, r)
+		data, err := readJSON(r)
 		if err != nil {
 			return err
 		}
-		// The answer may take longer than the body was allowed to.
-		setReadDeadline(w, time.Time{})
 		r.Body = io.NopCloser(bytes.NewReader(data))
 		next.ServeHTTP(w, r)
 		return nil
 	})
 }
 
-func readJSON(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+func readJSON(r *http.Request) ([]byte, error) {
 	if !isJSON(r.Header) {
 		return nil, errNotJSON
 	}
-	if r.ContentLength > maxBody {
-		return nil, errBodyTooLarge
-	}
-	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	data, err := io.ReadAll(r.Body)
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, errBodyTooSlow

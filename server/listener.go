@@ -6,9 +6,10 @@ import (
 	"time"
 )
 
-// Limits of a connection. Bodies have a deadline of their own, Config.BodyTimeout.
+// Limits of a connection.
 const (
 	headerTimeout  = 10 * time.Second
+	readTimeout    = 20 * time.Second // header and body; a body still under way then is answered 408
 	idleTimeout    = 2 * time.Minute
 	maxHeaderBytes = 64 << 10
 
@@ -23,6 +24,7 @@ func NewHTTPServer(h http.Handler, logger *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,

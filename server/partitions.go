@@ -41,7 +41,7 @@ func partition(p groupmanager.PartitionStatus) api.Partition {
 		row.Generation = &p.Generation
 	}
 	if e := p.LastError; e != nil {
-		row.LastError = &api.AttemptError{Code: e.Code, At: e.At.UTC()}
+		row.LastError = &api.AttemptError{Code: e.Code, At: *utc(&e.At)}
 		if e.Status != 0 {
 			row.LastError.Status = &e.Status
 		}

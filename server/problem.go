@@ -149,8 +149,8 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	switch p.status {
 	case http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", `Bearer realm="kpush"`)
-	case http.StatusRequestTimeout, http.StatusRequestEntityTooLarge:
-		h.Set("Connection", "close") // the rest of the body is not waited for
+	case http.StatusRequestTimeout:
+		h.Set("Connection", "close") // RFC 9110, 15.5.9
 	case http.StatusServiceUnavailable:
 		h.Set("Retry-After", retryAfter)
 	}

@@ -42,18 +42,12 @@ type Config struct {
 	TracerProvider trace.TracerProvider
 	MeterProvider  metric.MeterProvider
 
-	// BodyTimeout is how long a request may take to send its body. Default 10s.
-	BodyTimeout time.Duration
-
 	// RequestTimeout is how long a request may take once its body was read. What
 	// has not come to an end by then is answered 503. Default 30s.
 	RequestTimeout time.Duration
 }
 
-const (
-	defaultBodyTimeout    = 10 * time.Second
-	defaultRequestTimeout = 30 * time.Second
-)
+const defaultRequestTimeout = 30 * time.Second
 
 // Server serves the API; it is an http.Handler, and safe for concurrent use.
 type Server struct {
@@ -63,7 +57,6 @@ type Server struct {
 	logger         *slog.Logger
 	tracers        trace.TracerProvider
 	meters         metric.MeterProvider
-	bodyTimeout    time.Duration
 	requestTimeout time.Duration
 	draining       atomic.Bool
 	api            http.Handler
@@ -84,14 +77,10 @@ func New(cfg Config) (*Server, error) {
 		logger:         cfg.Logger,
 		tracers:        cfg.TracerProvider,
 		meters:         cfg.MeterProvider,
-		bodyTimeout:    cfg.BodyTimeout,
 		requestTimeout: cfg.RequestTimeout,
 	}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
-	}
-	if s.bodyTimeout == 0 {
-		s.bodyTimeout = defaultBodyTimeout
 	}
 	if s.requestTimeout == 0 {
 		s.requestTimeout = defaultRequestTimeout

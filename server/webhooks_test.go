@@ -1,0 +1,322 @@
+package server
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	gocmp "github.com/google/go-cmp/cmp"
+
+	"github.com/kpush/kpush/groupmanager"
+	"github.com/kpush/kpush/server/api"
+	"github.com/kpush/kpush/webhooks"
+)
+
+func sortedEntries(m map[string]webhooks.Entry) []webhooks.Entry {
+	return slices.SortedFunc(maps.Values(m), func(a, b webhooks.Entry) int { return cmp.Compare(a.Webhook.ID, b.Webhook.ID) })
+}
+
+const orders = `{"url": "https://billing.example.com/hooks/orders", "topics": ["orders"]}`
+
+func TestCreateWebhook(t *testing.T) {
+	s, _ := newServer(t)
+	response := exchange{method: "POST", path: "/v1/webhooks", body: orders}.do(t, s)
+	got := into[api.CreatedWebhook](t, response, http.StatusCreated)
+	if !strings.HasPrefix(got.ID, "wh_") {
+		t.Errorf("id %q, want one that was made", got.ID)
+	}
+	if !strings.HasPrefix(got.Secret, "whsec_") {
+		t.Errorf("secret %q, want one", got.Secret)
+	}
+	if got, want := response.Header.Get("Location"), "/v1/webhooks/"+got.ID; got != want {
+		t.Errorf("Location %q, want %q", got, want)
+	}
+	if got, want := response.Header.Get("ETag"), `"1"`; got != want {
+		t.Errorf("ETag %q, want %q", got, want)
+	}
+	if got, want := response.Header.Get("Cache-Control"), "no-store"; got != want {
+		t.Errorf("Cache-Control %q, want %q: the answer holds a secret", got, want)
+	}
+}
+
+func TestSecretIsShownOnce(t *testing.T) {
+	s, _ := newServer(t)
+	read := func(status int, x exchange) string {
+		response := x.do(t, s)
+		data, err := io.ReadAll(response.Body)
+		if err != nil || response.StatusCode != status {
+			t.Fatalf("%s %s: %d, %v, want %d", x.method, x.path, response.StatusCode, err, status)
+		}
+		return string(data)
+	}
+	if first := read(201, exchange{method: "PUT", path: "/v1/webhooks/a", body: orders}); !strings.Contains(first, "whsec_") {
+		t.Errorf("the first PUT shows no secret: %s", first)
+	}
+	for _, x := range []exchange{
+		{method: "PUT", path: "/v1/webhooks/a", body: orders},
+		{method: "GET", path: "/v1/webhooks/a"},
+		{method: "GET", path: "/v1/webhooks"},
+		{method: "POST", path: "/v1/webhooks/a/pause"},
+		{method: "POST", path: "/v1/webhooks/a/resume"},
+	} {
+		if later := read(200, x); strings.Contains(later, "secret") {
+			t.Errorf("%s %s shows a secret: %s", x.method, x.path, later)
+		}
+	}
+}
+
+func TestWhatWasReadCanBePut(t *testing.T) {
+	s, _ := newServer(t)
+	exchange{method: "PUT", path: "/v1/webhooks/a", body: orders}.do(t, s)
+	got, err := io.ReadAll(exchange{method: "GET", path: "/v1/webhooks/a"}.do(t, s).Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response := exchange{method: "PUT", path: "/v1/webhooks/a", body: string(got)}.do(t, s)
+	into[api.Webhook](t, response, http.StatusOK)
+}
+
+func TestIfMatch(t *testing.T) {
+	tests := map[string]struct {
+		id, ifMatch string
+		status      int
+	}{
+		"the revision that stands is replaced":       {"a", `"1"`, 200},
+		"another one is not":                         {"a", `"2"`, 412},
+		"a weak tag never matches":                   {"a", `W/"1"`, 412},
+		"one of a list is enough":                    {"a", `"7", "1"`, 200},
+		"a list without it is not":                   {"a", `"7", "8"`, 412},
+		"a star is whichever stands":                 {"a", `*`, 200},
+		"a star needs one to stand":                  {"b", `*`, 412},
+		"a revision needs one to stand":              {"b", `"1"`, 412},
+		"a tag of somebody else's making":            {"a", `"abc"`, 412},
+		"a number without quotes is not an ETag":     {"a", `1`, 422},
+		"an empty header is not an ETag":             {"a", ``, 422},
+		"a number beyond 64 bits is not ours either": {"a", `"99999999999999999999"`, 412},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			s, g := newServer(t)
+			exchange{method: "PUT", path: "/v1/webhooks/a", body: orders}.do(t, s)
+			response := exchange{
+				method: "PUT", path: "/v1/webhooks/" + tt.id, body: orders,
+				header: map[string]string{"If-Match": tt.ifMatch},
+			}.do(t, s)
+			if response.StatusCode != tt.status {
+				t.Errorf("status %d, want %d", response.StatusCode, tt.status)
+			}
+			if got, changed := g.entries["a"].Revision, tt.status == 200; (got == 2) != changed {
+				t.Errorf("revision %d after a %d", got, response.StatusCode)
+			}
+		})
+	}
+}
+
+func TestIfMatchStarSurvivesARace(t *testing.T) {
+	s, g := newServer(t)
+	exchange{method: "PUT", path: "/v1/webhooks/a", body: orders}.do(t, s)
+	races := 0
+	g.beforePut = func() {
+		if races++; races <= 3 { // somebody else changes it between our look and our put
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			e := g.entries["a"]
+			e.Revision++
+			g.entries["a"] = e
+		}
+	}
+	x := exchange{method: "PUT", path: "/v1/webhooks/a", body: orders, header: map[string]string{"If-Match": "*"}}
+	into[api.Webhook](t, x.do(t, s), http.StatusOK)
+
+	races = 0
+	x.header["If-Match"] = etag(g.entries["a"].Revision)
+	wantProblem(t, x.do(t, s), http.StatusPreconditionFailed, api.ErrorCodePreconditionFailed)
+}
+
+func TestListWebhooks(t *testing.T) {
+	s, g := newServer(t)
+	for i := range 120 {
+		w := webhooks.Default()
+		w.ID, w.URL, w.Topics = fmt.Sprintf("w-%03d", i), "https://a.example.com", []string{"orders"}
+		w.GroupID = "kpush.default." + w.ID
+		w.Labels = map[string]string{"team": []string{"billing", "a:b"}[i%2], "even": fmt.Sprint(i%2 == 0)}
+		if i%10 == 0 {
+			w.Topics, w.State = []string{"orders", "refunds"}, webhooks.Paused
+		}
+		g.entries[w.ID] = webhooks.Entry{Webhook: w, Revision: 1}
+	}
+	tests := map[string]struct {
+		query string
+		pages []int // how many on each
+	}{
+		"fifty at a time":             {"", []int{50, 50, 20}},
+		"as many as asked for":        {"limit=100", []int{100, 20}},
+		"no page after a full one":    {"limit=60", []int{60, 60}},
+		"by topic":                    {"topic=refunds", []int{12}},
+		"by state":                    {"state=paused", []int{12}},
+		"by state, none":              {"state=degraded", []int{0}},
+		"by label":                    {"label=team:billing&limit=250", []int{60}},
+		"by a value with a colon":     {"label=team:a:b&limit=250", []int{60}},
+		"by two labels":               {"label=team:billing&label=even:true&limit=50", []int{50, 10}},
+		"by labels that never meet":   {"label=team:billing&label=even:false", []int{0}},
+		"filters narrow together":     {"topic=refunds&state=active", []int{0}},
+		"the same label given twice":  {"label=even:true&label=even:true&limit=250", []int{60}},
+		"by a label nobody has":       {"label=none:", []int{0}},
+		"an id is not taken for more": {"limit=1&topic=refunds", slices.Repeat([]int{1}, 12)},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			var pages []int
+			var ids []string
+			for cursor := ""; ; {
+				path := "/v1/webhooks?" + tt.query
+				if cursor != "" {
+					path += "&cursor=" + cursor
+				}
+				list := into[api.WebhookList](t, exchange{method: "GET", path: path}.do(t, s), http.StatusOK)
+				pages = append(pages, len(list.Data))
+				for _, w := range list.Data {
+					ids = append(ids, w.ID)
+				}
+				if list.NextCursor == nil {
+					break
+				}
+				cursor = *list.NextCursor
+			}
+			if diff := gocmp.Diff(tt.pages, pages); diff != "" {
+				t.Errorf("pages (-want +got):\n%s", diff)
+			}
+			if !slices.IsSorted(ids) || len(slices.Compact(slices.Clone(ids))) != len(ids) {
+				t.Errorf("ids are not in order, each once: %v", ids)
+			}
+		})
+	}
+}
+
+func TestBadQuery(t *testing.T) {
+	s, _ := newServer(t)
+	exchange{method: "PUT", path: "/v1/webhooks/a", body: orders}.do(t, s)
+	tests := map[string]struct{ method, path, pointer string }{
+		"a limit of none":             {"GET", "/v1/webhooks?limit=0", "query/limit"},
+		"a limit above the most":      {"GET", "/v1/webhooks?limit=251", "query/limit"},
+		"a limit that is no number":   {"GET", "/v1/webhooks?limit=s3cret", "query/limit"},
+		"a limit beyond 64 bits":      {"GET", "/v1/webhooks?limit=9223372036854775808", "query/limit"},
+		"a limit given twice":         {"GET", "/v1/webhooks?limit=1&limit=2", "query/limit"},
+		"a cursor that is not ours":   {"GET", "/v1/webhooks?cursor=s3cret", "query/cursor"},
+		"a cursor that is no base64":  {"GET", "/v1/webhooks?cursor=%25%25", "query/cursor"},
+		"a state there is not":        {"GET", "/v1/webhooks?state=s3cret", "query/state"},
+		"a label without a colon":     {"GET", "/v1/webhooks?label=s3cret", "query/label"},
+		"two values of one label":     {"GET", "/v1/webhooks?label=a:1&label=a:2", "query/label"},
+		"a parameter there is not":    {"GET", "/v1/webhooks?limt=1", "query/limt"},
+		"a query that is not encoded": {"GET", "/v1/webhooks?topic=%zz", "query"},
+		"a misspelt offsets":          {"DELETE", "/v1/webhooks/a?offset=delete", "query/offset"},
+		"an offsets there is not":     {"DELETE", "/v1/webhooks/a?offsets=s3cret", "query/offsets"},
+		"a long name is not repeated": {"GET", "/v1/webhooks?" + strings.Repeat("x", 1000) + "=1", "query"},
+		"where none are known at all": {"GET", "/v1/webhooks/a?verbose=1", "query/verbose"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			p := wantProblem(t, exchange{method: tt.method, path: tt.path}.do(t, s), 422, api.ErrorCodeValidationFailed)
+			if p.Errors == nil || len(*p.Errors) != 1 || (*p.Errors)[0].Pointer != tt.pointer {
+				t.Errorf("errors %v, want one about %s", p.Errors, tt.pointer)
+			}
+			if strings.Contains(fmt.Sprint(p.Errors, p.Detail), "s3cret") {
+				t.Errorf("the answer repeats the value: %v %s", p.Errors, p.Detail)
+			}
+		})
+	}
+}
+
+func TestDeleteWebhook(t *testing.T) {
+	for query, offsets := range map[string]bool{"": false, "?offsets=keep": false, "?offsets=delete": true} {
+		s, g := newServer(t)
+		exchange{method: "PUT", path: "/v1/webhooks/a", body: orders}.do(t, s)
+		response := exchange{method: "DELETE", path: "/v1/webhooks/a" + query}.do(t, s)
+		if response.StatusCode != http.StatusNoContent || g.deletedOffsets != offsets {
+			t.Errorf("DELETE %s: status %d, offsets deleted %v, want 204, %v", query, response.StatusCode, g.deletedOffsets, offsets)
+		}
+		wantProblem(t, exchange{method: "GET", path: "/v1/webhooks/a"}.do(t, s), 404, api.ErrorCodeNotFound)
+		wantProblem(t, exchange{method: "DELETE", path: "/v1/webhooks/a"}.do(t, s), 404, api.ErrorCodeNotFound)
+	}
+}
+
+func TestPauseAndResume(t *testing.T) {
+	s, _ := newServer(t)
+	exchange{method: "PUT", path: "/v1/webhooks/a", body: orders}.do(t, s)
+	for _, step := range []struct {
+		call string
+		want webhooks.State
+	}{{"pause", webhooks.Paused}, {"pause", webhooks.Paused}, {"resume", webhooks.Active}, {"resume", webhooks.Active}} {
+		response := exchange{method: "POST", path: "/v1/webhooks/a/" + step.call}.do(t, s)
+		if got := into[api.Webhook](t, response, http.StatusOK); got.State != step.want {
+			t.Errorf("after %s the state is %s, want %s", step.call, got.State, step.want)
+		}
+		wantProblem(t, exchange{method: "POST", path: "/v1/webhooks/b/" + step.call}.do(t, s), 404, api.ErrorCodeNotFound)
+	}
+}
+
+func TestListPartitions(t *testing.T) {
+	s, g := newServer(t)
+	exchange{method: "PUT", path: "/v1/webhooks/a", body: orders}.do(t, s)
+	at := time.Date(2026, 9, 22, 10, 0, 0, 123_456_789, time.FixedZone("", 3600))
+	g.rows = []groupmanager.PartitionStatus{
+		{
+			Topic: "orders", Partition: 0, Owner: "replica-1", Generation: 42, State: groupmanager.PartitionBackingOff,
+			CommittedOffset: new(int64(1250)), DeliveredOffset: new(int64(1299)), EndOffset: new(int64(1300)), Lag: new(int64(50)),
+			InFlight: 1, Attempt: 3, NextAttemptAt: &at,
+			LastError: &groupmanager.AttemptError{Code: "http_status", Status: 500, At: at},
+		},
+		{Topic: "orders", Partition: 1, Generation: -1, State: groupmanager.PartitionUnassigned, LastError: &groupmanager.AttemptError{Code: "timeout", At: at}},
+	}
+	response := exchange{method: "GET", path: "/v1/webhooks/a/partitions"}.do(t, s)
+	got := into[api.PartitionList](t, response, http.StatusOK)
+	utc := time.Date(2026, 9, 22, 9, 0, 0, 123_000_000, time.UTC)
+	want := api.PartitionList{Data: []api.Partition{
+		{
+			Topic: "orders", Owner: new("replica-1"), Generation: new(int32(42)), State: api.PartitionStateBackingOff,
+			CommittedOffset: new(int64(1250)), DeliveredOffset: new(int64(1299)), EndOffset: new(int64(1300)), Lag: new(int64(50)),
+			InFlight: 1, Attempt: 3, NextAttemptAt: &utc,
+			LastError: &api.AttemptError{Code: "http_status", Status: new(500), At: utc},
+		},
+		{Topic: "orders", Partition: 1, State: api.PartitionStateUnassigned, LastError: &api.AttemptError{Code: "timeout", At: utc}},
+	}}
+	if diff := gocmp.Diff(want, got); diff != "" {
+		t.Errorf("partitions (-want +got):\n%s", diff)
+	}
+	wantProblem(t, exchange{method: "GET", path: "/v1/webhooks/b/partitions"}.do(t, s), 404, api.ErrorCodeNotFound)
+}
+
+func TestErrorsOfTheGateway(t *testing.T) {
+	const inside = "dial tcp 10.1.2.3:9092: connection refused"
+	tests := map[string]struct {
+		err    error
+		status int
+		code   api.ErrorCode
+	}{
+		"exists":        {webhooks.ErrExists, 409, api.ErrorCodeExists},
+		"group in use":  {webhooks.ErrGroupInUse, 409, api.ErrorCodeGroupInUse},
+		"no such topic": {&groupmanager.TopicError{Topic: "orders"}, 422, api.ErrorCodeTopicNotFound},
+		"unavailable":   {webhooks.ErrUnavailable, 503, api.ErrorCodeUnavailable},
+		"fenced":        {webhooks.ErrFenced, 503, api.ErrorCodeUnavailable},
+		"unreadable":    {webhooks.ErrUnreadable, 503, api.ErrorCodeUnavailable},
+		"a bug":         {errors.New("nil map"), 500, api.ErrorCodeInternal},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			s, g := newServer(t)
+			g.err = fmt.Errorf("asking %s: %w", inside, tt.err)
+			response := exchange{method: "POST", path: "/v1/webhooks", body: orders}.do(t, s)
+			p := wantProblem(t, response, tt.status, tt.code)
+			if strings.Contains(fmt.Sprint(p), "10.1.2.3") {
+				t.Errorf("the answer tells what only the log should: %v", p)
+			}
+		})
+	}
+}
