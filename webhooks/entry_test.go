@@ -1,0 +1,127 @@
+package webhooks
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+)
+
+// unreadableValues are what a webhook's record may hold that this process cannot read.
+func unreadableValues(t *testing.T) map[string][]byte {
+	t.Helper()
+	w := hook("a")
+	foreign, err := encode(w, []byte("secret"), ring(t, testKey(9)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := ring(t, testKey(1))
+	good, err := encode(w, []byte("secret"), own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := encode(hook("b"), []byte("secret"), own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string][]byte{
+		"a key that is not in the ring": foreign,
+		"a newer version":               bytes.Replace(good, []byte(`"version":1`), []byte(`"version":2`), 1),
+		"no version":                    []byte("{}"),
+		"a field of a newer build":      bytes.Replace(good, []byte(`"version":1`), []byte(`"version":1,"colour":1`), 1),
+		"cut short":                     good[:len(good)-1],
+		"followed by more":              append(bytes.Clone(good), "{}"...),
+		"not JSON":                      []byte("\x00\x01"),
+		"empty":                         {},
+		"another webhook's":             other,
+	}
+}
+
+func TestAnEntryThatCannotBeReadIsKeptAsideAndNeverOverwritten(t *testing.T) {
+	for name, value := range unreadableValues(t) {
+		t.Run(name, func(t *testing.T) {
+			log := newMemory()
+			log.put(key(DefaultTenant, "a"), value)
+			var out bytes.Buffer
+			r := startLogging(t, log.open(), ring(t, testKey(1)), slog.NewTextHandler(&out, nil))
+			if _, err := r.Get(DefaultTenant, "a"); !errors.Is(err, ErrUnreadable) {
+				t.Errorf("Get: %v, want ErrUnreadable", err)
+			}
+			w := hook("a")
+			w.GroupID = "new"
+			if _, err := r.Create(t.Context(), w); !errors.Is(err, ErrUnreadable) {
+				t.Errorf("Create: %v, want ErrUnreadable", err)
+			}
+			if _, _, err := r.Replace(t.Context(), w, nil); !errors.Is(err, ErrUnreadable) {
+				t.Errorf("Replace: %v, want ErrUnreadable", err)
+			}
+			if _, err := r.SetState(t.Context(), DefaultTenant, "a", Paused, nil); !errors.Is(err, ErrUnreadable) {
+				t.Errorf("SetState: %v, want ErrUnreadable", err)
+			}
+			if n := len(r.List(DefaultTenant)); n != 0 {
+				t.Errorf("%d are listed, want none", n)
+			}
+			create(t, r, hook("c")) // the others work
+			if err := r.Delete(t.Context(), DefaultTenant, "a"); err != nil {
+				t.Errorf("Delete: %v", err)
+			}
+			create(t, r, w)
+			r.stop()
+			if !strings.Contains(out.String(), "level=ERROR") || !strings.Contains(out.String(), "webhook/default/a") {
+				t.Errorf("the log does not say so: %s", out.String())
+			}
+		})
+	}
+}
+
+func TestAnUnreadableEntryKeepsItsGroup(t *testing.T) {
+	log := newMemory()
+	log.put(key(DefaultTenant, "a"), unreadableValues(t)["a key that is not in the ring"])
+	r := start(t, log.open(), nil)
+	b := hook("b")
+	b.GroupID = hook("a").GroupID
+	if _, err := r.Create(t.Context(), b); !errors.Is(err, ErrGroupInUse) {
+		t.Errorf("Create: %v, want ErrGroupInUse", err)
+	}
+}
+
+func TestRecordsOfOtherKindsAreLeftAlone(t *testing.T) {
+	log := newMemory()
+	log.put("", []byte("?"))
+	log.put("replica/1", []byte("{}"))
+	log.put(markerKey, nil)
+	r := start(t, log.open(), nil)
+	create(t, r, hook("a"))
+}
+
+func TestASecretSurvivesTheRotationOfKeys(t *testing.T) {
+	log := newMemory()
+	r := start(t, log.open(), ring(t, testKey(1)))
+	created := create(t, r, hook("a"))
+	r.stop()
+
+	r = start(t, log.open(), ring(t, testKey(2), testKey(1)))
+	if got := get(t, r, "a"); !bytes.Equal(got.Secret, created.Secret) {
+		t.Error("the secret changed with the key in front")
+	}
+	if _, err := r.SetState(t.Context(), DefaultTenant, "a", Paused, nil); err != nil {
+		t.Fatal(err)
+	}
+	r.stop()
+
+	r = start(t, log.open(), ring(t, testKey(2)))
+	if got := get(t, r, "a"); !bytes.Equal(got.Secret, created.Secret) {
+		t.Error("once written anew the secret does not open with the new key alone")
+	}
+}
+
+func TestSecretsDoNotStandInTheLog(t *testing.T) {
+	log := newMemory()
+	created := create(t, start(t, log.open(), nil), hook("a"))
+	for _, r := range log.records {
+		if bytes.Contains(r.value, created.Secret) || strings.Contains(string(r.value), strings.TrimPrefix(FormatSecret(created.Secret), "whsec_")) {
+			t.Errorf("the record at %d holds the secret", r.offset)
+		}
+	}
+}
