@@ -54,7 +54,7 @@ func TestHundredWebhooks(t *testing.T) {
 
 	start := time.Now()
 	c.restart(t)
-	c.awaitAll(t, startWithin)
+	c.awaitAll(t, 0, startWithin)
 	if took := time.Since(start); took > startWithin {
 		t.Errorf("all %d webhooks deliver %v after the process was started, want it within %v", manyWebhooks, took, startWithin)
 	} else {
@@ -67,6 +67,7 @@ func TestHundredWebhooks(t *testing.T) {
 		hangs.Store(true)
 		with = append(with, c.measure(t))
 		hangs.Store(false)
+		c.awaitAll(t, 0, later)
 	}
 	slices.Sort(without)
 	slices.Sort(with)
@@ -92,7 +93,7 @@ func (c *crowd) register(t *testing.T) {
 	for n, id := range c.ids {
 		c.gateway.API.Register(t, id, object{
 			"url": c.receiver.URL(id), "topics": []string{c.topics[topicOf(n)]}, "start": "earliest",
-			"request": object{"timeout_ms": 1000}, "retry": object{"initial_backoff_ms": 100, "max_backoff_ms": 500},
+			"request": object{"timeout_ms": 10_000}, "retry": object{"initial_backoff_ms": 100, "max_backoff_ms": 500},
 		})
 	}
 }
@@ -109,11 +110,13 @@ func (c *crowd) produce(t *testing.T, records int) {
 	}
 }
 
-// awaitAll waits until every record has arrived at every webhook of its topic.
-func (c *crowd) awaitAll(t *testing.T, patience time.Duration) {
+// awaitAll waits until every record has arrived at every webhook of its topic,
+// from webhook number first on.
+func (c *crowd) awaitAll(t *testing.T, first int, patience time.Duration) {
 	t.Helper()
 	gatewaytest.Await(t, patience, func() error {
-		for n, id := range c.ids {
+		for n := first; n < len(c.ids); n++ {
+			id := c.ids[n]
 			if got, want := c.receiver.Distinct(id), c.produced[topicOf(n)].Len(); got < want {
 				return fmt.Errorf("%d of %d records arrived at %s; complaints %v", got, want, id, c.receiver.Complaints())
 			}
@@ -128,7 +131,7 @@ func (c *crowd) measure(t *testing.T) time.Duration {
 	t.Helper()
 	start := time.Now()
 	c.produce(t, manyRecords)
-	c.awaitAll(t, later)
+	c.awaitAll(t, 1, later)
 	var ways []time.Duration
 	for _, id := range c.ids[1:] {
 		for _, d := range c.receiver.Deliveries(id) {
