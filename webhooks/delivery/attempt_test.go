@@ -3,9 +3,6 @@ package delivery
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,9 +10,7 @@ import (
 	"net/http/httptest"
 	"net/http/httptrace"
 	"strings"
-	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -196,78 +191,6 @@ func TestRedirectsAreNotFollowed(t *testing.T) {
 	}
 }
 
-func TestProxiesOfTheEnvironmentAreIgnored(t *testing.T) {
-	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
-	t.Setenv("ALL_PROXY", "http://127.0.0.1:1")
-	if p := testClient(t, "http://localhost").transport.Proxy; p != nil {
-		t.Error("the transport asks for a proxy")
-	}
-}
-
-func TestDialFailures(t *testing.T) {
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed.Close()
-	refused := "http://" + closed.Addr().String()
-	for _, test := range []struct {
-		claim string
-		url   string
-		edit  func(*dialer)
-		code  string
-	}{
-		{"nobody listens", refused, func(*dialer) {}, CodeConnectRefused},
-		{"no connection in time", refused, func(d *dialer) { d.tcp.Timeout = 1 }, CodeConnectTimeout},
-		{"no such name", "http://receiver.invalid", func(d *dialer) {
-			d.tcp.Resolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
-				return nil, errors.New("no name server here")
-			}}
-		}, CodeDNS},
-		{"the address is refused", refused, func(d *dialer) {
-			d.tcp.Control = newDialer(func(string, string, syscallConn) error { return errors.New("refused") }).tcp.Control
-		}, CodeConnectFailed},
-	} {
-		t.Run(test.claim, func(t *testing.T) {
-			d := newDialer(nil)
-			test.edit(d)
-			c, err := newClient(testConfig(testWebhook(test.url)), d)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
-			m := testMessage(t, c, 2, 100)
-			first := m.body(testAttempt(1))
-			for n := range 2 { // the message can be sent again after any failure
-				expect(t, c.Send(t.Context(), m, testAttempt(n+1)), Failed, 0, test.code)
-			}
-			if got := m.body(testAttempt(1)); len(got) != len(first) {
-				t.Errorf("the body has %d bytes after failures, had %d", len(got), len(first))
-			}
-		})
-	}
-}
-
-func TestControlSeesEachAddressBeforeItIsDialled(t *testing.T) {
-	url := answering(t, okHead+"Content-Length: 0\r\n\r\n")
-	var asked []string
-	cfg := testConfig(testWebhook(url))
-	cfg.Control = func(network, address string, _ syscallConn) error {
-		asked = append(asked, network+" http://"+address)
-		return nil
-	}
-	c, err := NewClient(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	expect(t, deliver(t, c), Acked, 200, "")
-	expect(t, deliver(t, c), Acked, 200, "")
-	if len(asked) != 1 || asked[0] != "tcp4 "+url {
-		t.Errorf("asked about %v, want once about %s", asked, url)
-	}
-}
-
 func TestCanceledByTheCaller(t *testing.T) {
 	got := make(chan struct{})
 	url := afterRequest(t, func(conn net.Conn) { close(got); hang(conn) })
@@ -404,145 +327,4 @@ func TestARequestIsIdleWhenAllItsWritesHaveEnded(t *testing.T) {
 	if r.wrote(httptrace.WroteRequestInfo{}); !r.idle() {
 		t.Error("not idle with both writes ended")
 	}
-}
-
-// shortBufferClient has sockets that take little of a body at once.
-func shortBufferClient(t *testing.T, url string, edits ...func(*webhooks.Webhook)) *Client {
-	t.Helper()
-	cfg := testConfig(testWebhook(url, edits...))
-	cfg.Control = func(_, _ string, conn syscallConn) error {
-		return conn.Control(func(fd uintptr) { syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF, 32<<10) })
-	}
-	c, err := NewClient(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Close)
-	return c
-}
-
-// TestA413BeforeTheBodyWasRead: a receiver that will not take so much says so and
-// closes at once. The answer has to win over the broken pipe, or the batch would
-// never be cut.
-func TestA413BeforeTheBodyWasRead(t *testing.T) {
-	url := listen(t, func(conn net.Conn, _ int) {
-		if _, err := bufio.NewReader(conn).ReadString('\n'); err == nil {
-			io.WriteString(conn, "HTTP/1.1 413 X\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
-		}
-	})
-	c := shortBufferClient(t, url)
-	m := testMessage(t, c, 10, 100_000)
-	for n := range 50 {
-		expect(t, c.Send(t.Context(), m, testAttempt(n+1)), TooLarge, 413, "http_413")
-	}
-}
-
-func tlsClient(t *testing.T, srv *httptest.Server, edits ...func(*webhooks.Webhook)) *Client {
-	t.Helper()
-	d := newDialer(nil)
-	d.tls.RootCAs = x509.NewCertPool()
-	d.tls.RootCAs.AddCert(srv.Certificate())
-	c, err := newClient(testConfig(testWebhook(srv.URL, edits...)), d)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Close)
-	return c
-}
-
-func TestHTTP2(t *testing.T) {
-	var conns sync.Map
-	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.ProtoMajor != 2 {
-			t.Errorf("the request came by %s, want HTTP/2", r.Proto)
-		}
-		conns.Store(r.RemoteAddr, true)
-		switch body, err := io.ReadAll(r.Body); {
-		case err != nil:
-			t.Error(err)
-		case r.Header.Get("Kpush-Attempt") == "1":
-			w.WriteHeader(http.StatusServiceUnavailable)
-		default:
-			decodeEnvelope(t, body)
-		}
-	}))
-	srv.EnableHTTP2 = true
-	srv.StartTLS()
-	defer srv.Close()
-	c := tlsClient(t, srv)
-	expect(t, deliver(t, c), Failed, 503, "http_503")
-	var senders sync.WaitGroup
-	for range 8 {
-		senders.Go(func() {
-			m := testMessage(t, c, 10, 5000)
-			for range 10 {
-				expect(t, c.Send(t.Context(), m, testAttempt(1)), Failed, 503, "http_503")
-				expect(t, c.Send(t.Context(), m, testAttempt(2)), Acked, 200, "")
-			}
-		})
-	}
-	senders.Wait()
-	n := 0
-	conns.Range(func(any, any) bool { n++; return true })
-	if n != 1 {
-		t.Errorf("deliveries used %d connections, want 1", n)
-	}
-}
-
-func TestHTTP2DeadlineAndReset(t *testing.T) {
-	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Kpush-Attempt") == "1" {
-			panic(http.ErrAbortHandler)
-		}
-		<-r.Context().Done() // answers nothing, reads nothing
-	}))
-	srv.EnableHTTP2 = true
-	srv.StartTLS()
-	defer srv.Close()
-	c := tlsClient(t, srv, timeout(300*time.Millisecond))
-	m := testMessage(t, c, 10, 100_000)
-	for range 3 {
-		expect(t, c.Send(t.Context(), m, testAttempt(1)), Failed, 0, CodeConnectionReset)
-		expect(t, c.Send(t.Context(), m, testAttempt(2)), Failed, 0, CodeTimeout)
-	}
-}
-
-func TestTLSFailures(t *testing.T) {
-	quiet := func(srv *httptest.Server) *httptest.Server {
-		srv.Config.ErrorLog = discardLog
-		return srv
-	}
-	t.Run("a certificate nobody vouches for", func(t *testing.T) {
-		srv := quiet(httptest.NewUnstartedServer(nil))
-		srv.StartTLS()
-		defer srv.Close()
-		expect(t, deliver(t, testClient(t, srv.URL)), Failed, 0, CodeTLS)
-	})
-	t.Run("a version that is too old", func(t *testing.T) {
-		srv := quiet(httptest.NewUnstartedServer(nil))
-		srv.TLS = &tls.Config{MaxVersion: tls.VersionTLS11}
-		srv.StartTLS()
-		defer srv.Close()
-		expect(t, deliver(t, tlsClient(t, srv)), Failed, 0, CodeTLS)
-	})
-	t.Run("a client certificate that we do not have", func(t *testing.T) {
-		srv := quiet(httptest.NewUnstartedServer(nil))
-		srv.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
-		srv.StartTLS()
-		defer srv.Close()
-		expect(t, deliver(t, tlsClient(t, srv)), Failed, 0, CodeTLS)
-	})
-	t.Run("no TLS at all", func(t *testing.T) {
-		url := listen(t, func(conn net.Conn, _ int) { io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\n\r\n") })
-		expect(t, deliver(t, testClient(t, strings.Replace(url, "http:", "https:", 1))), Failed, 0, CodeTLS)
-	})
-	t.Run("the connection closed within the handshake", func(t *testing.T) {
-		url := listen(t, func(net.Conn, int) {})
-		expect(t, deliver(t, testClient(t, strings.Replace(url, "http:", "https:", 1))), Failed, 0, CodeTLS)
-	})
-	t.Run("silence ends at the request's deadline", func(t *testing.T) {
-		url := listen(t, func(conn net.Conn, _ int) { hang(conn) })
-		c := testClient(t, strings.Replace(url, "http:", "https:", 1), timeout(200*time.Millisecond))
-		expect(t, deliver(t, c), Failed, 0, CodeTimeout)
-	})
 }

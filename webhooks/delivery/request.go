@@ -18,25 +18,30 @@ import (
 // header is one header of a request.
 type header struct{ name, value string }
 
-// fixedHeaders are the headers that all deliveries of a webhook share.
+// fixedHeaders are the headers that all deliveries of a webhook share. Of two
+// with one name the later counts: the user may give another User-Agent, and
+// nothing else of ours.
 func fixedHeaders(w webhooks.Webhook, userAgent string) []header {
-	hs := []header{
-		{"Content-Type", "application/json; charset=utf-8"},
-		{"User-Agent", userAgent},
-		{"Kpush-Webhook", w.ID},
-		{"Kpush-Group", w.GroupID},
-		{"Kpush-Ack-Timeout-Ms", strconv.Itoa(w.Ack.TimeoutMs)},
-	}
+	hs := []header{{"User-Agent", userAgent}}
 	for name, value := range w.Request.Headers {
-		// Lower case on the wire as well: net/http then leaves alone the names that
-		// mean something to it, as Idempotency-Key, with which it would send a POST
-		// twice by itself. Only its own User-Agent has to give way.
-		if name = strings.ToLower(name); name == "user-agent" {
-			name = "User-Agent"
-		}
-		hs = append(hs, header{name, value})
+		hs = append(hs, header{headerName(name), value})
 	}
-	return hs
+	return append(hs,
+		header{"Content-Type", "application/json; charset=utf-8"},
+		header{"Kpush-Webhook", w.ID},
+		header{"Kpush-Group", w.GroupID},
+		header{"Kpush-Ack-Timeout-Ms", strconv.Itoa(w.Ack.TimeoutMs)},
+	)
+}
+
+// headerName is how a name of the user's goes to net/http: as it likes it, but for
+// two that it takes for leave to send a POST a second time by itself.
+func headerName(name string) string {
+	switch name = http.CanonicalHeaderKey(name); name {
+	case "Idempotency-Key", "X-Idempotency-Key":
+		return strings.ToLower(name)
+	}
+	return name
 }
 
 // validHeader reports whether net/http will send h as it is.
@@ -90,13 +95,15 @@ var changingNames = [changingHeaders]string{
 // the next attempt: the header map, whose changing values lie in values, and the
 // body's reader.
 type request struct {
-	http   http.Request
-	values [changingHeaders]string
-	text   []byte // where the changing values are written
-	ends   [changingHeaders]int
-	signed []byte // "id.timestamp."
-	reader bytes.Reader
-	answer []byte // where the answer's body is read to
+	http     http.Request
+	changing int // how many of the changing headers there are
+	values   [changingHeaders]string
+	text     []byte // the values one after the other, as they are written
+	ends     [changingHeaders]int
+	signed   []byte // "id.timestamp."
+	body     []byte // the message's, while it is sent
+	reader   bytes.Reader
+	answer   []byte // where the answer's body is read to
 
 	// net/http may still be reading headers and body when it has returned an answer
 	// or an error. It has finished when written, counted by its WroteRequest hook,
@@ -104,21 +111,19 @@ type request struct {
 	sent    int
 	written atomic.Int32
 	wrote   func(httptrace.WroteRequestInfo)
-	body    []byte
 }
 
 func newRequest(c *Client) *request {
-	r := &request{}
+	r := &request{changing: changingHeaders}
+	if c.signers == nil {
+		r.changing = webhookSignature
+	}
 	r.wrote = func(httptrace.WroteRequestInfo) { r.written.Add(1) }
 	h := make(http.Header, len(c.headers)+changingHeaders)
 	for _, f := range c.headers {
 		h[f.name] = []string{f.value}
 	}
-	n := changingHeaders
-	if c.signers == nil {
-		n = webhookSignature
-	}
-	for i, name := range changingNames[:n] {
+	for i, name := range changingNames[:r.changing] {
 		h[name] = r.values[i : i+1 : i+1]
 	}
 	r.http = http.Request{
@@ -153,8 +158,8 @@ func (r *request) fill(c *Client, m *Message, a Attempt, parent trace.SpanContex
 		r.put(webhookSignature, c.signers.append(r.text, r.signed, body))
 	}
 	text, from := string(r.text), 0 // one string for all the values
-	for i := range r.values {
-		r.values[i], from = text[from:max(from, r.ends[i])], max(from, r.ends[i])
+	for i, end := range r.ends[:r.changing] {
+		r.values[i], from = text[from:end], end
 	}
 	r.body = body
 }

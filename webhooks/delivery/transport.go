@@ -60,15 +60,17 @@ func newTransport(d *dialer) *http.Transport {
 // dialer opens connections. net/http finishes a dial even when the request that
 // asked for it is gone, so each step has a time limit of its own.
 type dialer struct {
-	tcp net.Dialer
-	tls *tls.Config
+	tcp       net.Dialer
+	tls       *tls.Config
+	handshake time.Duration
 }
 
 // newDialer makes a dialer; control may be nil.
 func newDialer(control func(network, address string, conn syscall.RawConn) error) *dialer {
 	return &dialer{
-		tcp: net.Dialer{Timeout: connectTimeout, Control: control},
-		tls: &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}},
+		tcp:       net.Dialer{Timeout: connectTimeout, Control: control},
+		tls:       &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}},
+		handshake: tlsTimeout,
 	}
 }
 
@@ -77,7 +79,7 @@ func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, e
 	if err != nil {
 		return nil, err
 	}
-	return &conn{Conn: c, closed: make(chan struct{})}, nil
+	return &conn{Conn: c, ending: make(chan struct{})}, nil
 }
 
 func (d *dialer) dialTLS(ctx context.Context, network, address string) (net.Conn, error) {
@@ -92,7 +94,7 @@ func (d *dialer) dialTLS(ctx context.Context, network, address string) (net.Conn
 	config := d.tls.Clone()
 	config.ServerName = host
 	c := tls.Client(plain, config)
-	ctx, cancel := context.WithTimeout(ctx, tlsTimeout)
+	ctx, cancel := context.WithTimeout(ctx, d.handshake)
 	defer cancel()
 	if err := c.HandshakeContext(ctx); err != nil {
 		plain.Close()
@@ -108,41 +110,32 @@ func (e *tlsError) Error() string { return "tls handshake: " + e.cause.Error() }
 func (e *tlsError) Unwrap() error { return e.cause }
 
 // conn is a TCP connection that serves net/http in two ways it cannot help
-// itself: a body goes out with one call and no copy, and an answer that comes in
-// place of the rest of the body's being taken is not lost.
+// itself: a body goes out with one call and no copy, and the answer of a receiver
+// that did not want all of it is not lost.
 type conn struct {
 	net.Conn
 	once   sync.Once
-	closed chan struct{}
-}
-
-// Close closes the connection and lets a failed write go.
-func (c *conn) Close() error {
-	c.once.Do(func() { close(c.closed) })
-	return c.Conn.Close()
-}
-
-// Write holds back an error for as long as an answer may still be read.
-func (c *conn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	c.linger(err)
-	return n, err
+	ending chan struct{} // closed when no answer is waited for any more
 }
 
 // ReadFrom is called by net/http with what is left of a request's body, limited
 // to the content length, which the body never exceeds. net/http would have it
 // copied, piece by piece, through a buffer made for each request.
 func (c *conn) ReadFrom(r io.Reader) (n int64, err error) {
-	limited, ok := r.(*io.LimitedReader)
-	if !ok {
-		return io.Copy(struct{ io.Writer }{c}, r)
+	if limited, ok := r.(*io.LimitedReader); ok {
+		if body, ok := limited.R.(io.WriterTo); ok {
+			n, err = body.WriteTo(c.Conn)
+			limited.N -= n
+			c.linger(err)
+			return n, err
+		}
 	}
-	body, ok := limited.R.(io.WriterTo)
-	if !ok {
-		return io.Copy(struct{ io.Writer }{c}, r)
-	}
-	n, err = body.WriteTo(c.Conn)
-	limited.N -= n
+	return io.Copy(struct{ io.Writer }{c}, r)
+}
+
+// Write holds back an error for as long as an answer may still be read.
+func (c *conn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
 	c.linger(err)
 	return n, err
 }
@@ -158,7 +151,19 @@ func (c *conn) linger(err error) {
 	t := time.NewTimer(lastWords)
 	defer t.Stop()
 	select {
-	case <-c.closed:
+	case <-c.ending:
 	case <-t.C:
 	}
+}
+
+func (c *conn) Close() error {
+	c.once.Do(func() { close(c.ending) })
+	return c.Conn.Close()
+}
+
+// SetWriteDeadline is called by crypto/tls alone, before the farewell it sends
+// while closing: nothing waits for an answer to that.
+func (c *conn) SetWriteDeadline(t time.Time) error {
+	c.once.Do(func() { close(c.ending) })
+	return c.Conn.SetWriteDeadline(t)
 }
