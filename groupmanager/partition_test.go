@@ -157,7 +157,7 @@ type rig struct {
 	gone     atomic.Int32
 }
 
-func newRig(t *testing.T, answer func(context.Context, request) delivery.Result, change ...func(*webhooks.Webhook)) *rig {
+func newRig(t testing.TB, answer func(context.Context, request) delivery.Result, change ...func(*webhooks.Webhook)) *rig {
 	t.Helper()
 	w := webhooks.Default()
 	w.ID, w.GroupID, w.URL, w.Topics = "orders-to-billing", "g", "https://receiver.test/", []string{"orders"}
@@ -189,7 +189,7 @@ func newRig(t *testing.T, answer func(context.Context, request) delivery.Result,
 const testDrain = 5 * time.Second
 
 // start runs the partition until the test ends or revokes it.
-func (r *rig) start(t *testing.T) {
+func (r *rig) start(t testing.TB) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	r.revoke = cancel
 	go r.run(ctx, testDrain)

@@ -107,6 +107,29 @@ func TestServeDrains(t *testing.T) {
 	}
 }
 
+// TestServeEndsWithoutItsBroker loses the broker under a running webhook: the end is
+// as orderly and as soon as ever.
+func TestServeEndsWithoutItsBroker(t *testing.T) {
+	const drain = 2 * time.Second
+	broker, err := devbroker.Start(devbroker.Options{Listen: "127.0.0.1:0", Ephemeral: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	createTopic(t, broker.Addr(), "orders")
+	produceOne(t, broker.Addr(), "orders")
+	receiver := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer receiver.Close()
+	config := write(t, "kpush.yaml", fmt.Sprintf("webhooks:\n  - {id: orphan, url: '%s', topics: [orders], start: earliest}\n", receiver.URL))
+	r := start(t, serveSettings(broker.Addr()), "serve", "-c", config, "--shutdown-drain-timeout", drain.String())
+	r.await(t, &r.stderr, `partition assigned`)
+	if err := broker.Close(); err != nil {
+		t.Fatal(err)
+	}
+	api, _ := r.awaitStarted(t)
+	awaitStatus(t, api+"/readyz", http.StatusServiceUnavailable)
+	r.end(t, drain+shutdownGrace)
+}
+
 func TestServeWithoutAuth(t *testing.T) {
 	broker, err := devbroker.Start(devbroker.Options{Listen: "127.0.0.1:0", Ephemeral: true})
 	if err != nil {

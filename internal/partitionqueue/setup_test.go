@@ -39,10 +39,21 @@ func cluster(t testing.TB, topic string, partitions int32) *kfake.Cluster {
 	return c
 }
 
+// producer is what the tests' producers have in common: they choose partitions
+// themselves, and retry at once what another client would wait for.
+func producer(brokers ...string) []kgo.Opt {
+	return []kgo.Opt{
+		kgo.SeedBrokers(brokers...),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()),
+		kgo.MetadataMinAge(50 * time.Millisecond),
+		kgo.RetryBackoffFn(func(int) time.Duration { return 10 * time.Millisecond }),
+	}
+}
+
 // produce appends records in order.
 func produce(t testing.TB, brokers []string, records ...*kgo.Record) {
 	t.Helper()
-	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	client, err := kgo.NewClient(producer(brokers...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

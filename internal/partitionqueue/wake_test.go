@@ -119,7 +119,7 @@ func TestNoWakeUpIsLost(t *testing.T) {
 			}
 		})
 	}
-	client, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0))
+	client, err := kgo.NewClient(append(producer(c.ListenAddrs()...), kgo.ProducerLinger(0))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +154,7 @@ func TestQueuesComeAndGoUnderLoad(t *testing.T) {
 	producing := make(chan struct{})
 	var load sync.WaitGroup
 	load.Go(func() {
-		client, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+		client, err := kgo.NewClient(producer(c.ListenAddrs()...)...)
 		if err != nil {
 			t.Error(err)
 			return

@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
+	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kpush/kpush/internal/kafkaconf"
@@ -138,6 +140,26 @@ func sleep(ctx context.Context, d time.Duration, _ error) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// newProducer makes a producer whose logs and events are read. end closes it.
+func (l *Log) newProducer(ctx context.Context, conf kafka.ConfigMap) (producer *kafka.Producer, end func(), err error) {
+	producer, err = kafka.NewProducer(&conf)
+	if err != nil {
+		return nil, nil, fatal{fmt.Errorf("making a producer: %w", err)}
+	}
+	var followers sync.WaitGroup
+	followers.Go(func() { l.cfg.Kafka.Logs(context.WithoutCancel(ctx), producer.Logs()) })
+	followers.Go(func() {
+		for range producer.Events() { // errors, which are logged too; unread they would fill its buffer
+		}
+	})
+	return producer, func() {
+		l.closeClient("registry writer", func() {
+			producer.Close()
+			followers.Wait()
+		})
+	}, nil
 }
 
 // closeTimeout bounds the closing of a client; one that hangs is left behind.

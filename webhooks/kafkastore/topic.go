@@ -20,12 +20,18 @@ const (
 // beside it, webhooks vanish with time. It is never left to the broker's
 // automatic creation, which makes topics that delete.
 func (l *Log) prepareTopic(ctx context.Context) error {
-	conf := l.cfg.Kafka.Admin()
-	admin, err := kafka.NewAdminClient(&conf)
+	// Through a producer, since an admin client of its own has no log to say why it
+	// does not get through.
+	producer, end, err := l.newProducer(ctx, l.cfg.Kafka.Producer())
 	if err != nil {
-		return fatal{fmt.Errorf("making an admin client: %w", err)}
+		return err
 	}
-	defer l.closeClient("admin", admin.Close)
+	defer end()
+	admin, err := kafka.NewAdminClientFromProducer(producer)
+	if err != nil {
+		return fmt.Errorf("making an admin client: %w", err)
+	}
+	defer admin.Close()
 
 	partitions, exists, err := l.partitions(ctx, admin)
 	switch {

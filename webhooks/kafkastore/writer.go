@@ -105,22 +105,11 @@ func refusal(err error) error {
 // write makes a producer, takes over and serves appends, until ctx ends or the
 // producer is of no more use.
 func (w *writer) write(ctx context.Context) error {
-	conf := w.cfg.Kafka.TransactionalProducer(w.cfg.Topic)
-	producer, err := kafka.NewProducer(&conf)
+	producer, end, err := w.newProducer(ctx, w.cfg.Kafka.TransactionalProducer(w.cfg.Topic))
 	if err != nil {
-		return fatal{fmt.Errorf("making a producer: %w", err)}
+		return err
 	}
-	var followers sync.WaitGroup
-	followers.Go(func() { w.cfg.Kafka.Logs(context.WithoutCancel(ctx), producer.Logs()) })
-	followers.Go(func() {
-		for range producer.Events() { // errors, which are logged too; unread they would fill its buffer
-		}
-	})
-	defer w.closeClient("registry writer", func() {
-		producer.Close()
-		followers.Wait()
-	})
-
+	defer end()
 	w.producer, w.finish = producer, producer.InitTransactions
 	err = w.settle(ctx)
 	if err == nil {
