@@ -11,9 +11,9 @@ import (
 )
 
 // Logs hands what a client logs to the logger until ch, its Logs(), closes or ctx
-// ends; it blocks. A message that differs from an earlier one at most in digits
-// and in the client it comes from is passed on at most once in repeatInterval
-// over all clients of the process: a thousand of them lose the same broker at once.
+// ends; it blocks. A message is passed on at most once in repeatInterval, over all
+// clients of the process: a thousand of them lose the same broker at once. What
+// differs only in numbers counts as the same.
 //
 // After Logs has returned nobody reads ch, and the client keeps its entries: it
 // should be closed soon.
@@ -96,6 +96,7 @@ type repeated struct {
 // allow tells whether a message may be passed on now, and how many like it were
 // not since the last.
 func (r *repetition) allow(message string, now time.Time) (suppressed int, ok bool) {
+	message, _, _ = strings.Cut(message, " (after ") // how long it took, and how often before
 	key := strings.Map(dropDigits, message)
 	r.mu.Lock()
 	defer r.mu.Unlock()

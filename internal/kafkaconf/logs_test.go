@@ -18,7 +18,7 @@ func TestARepeatedMessageIsPassedOnOncePerInterval(t *testing.T) {
 	begin := time.Now()
 	passed, suppressed := 0, 0
 	for ms := 0; ms < 60_000; ms += 100 { // a minute at 10 a second
-		n, ok := r.allow(fmt.Sprintf("127.0.0.1:%d: Connect failed (after %dms)", 9000+ms%7, ms), begin.Add(time.Duration(ms)*time.Millisecond))
+		n, ok := r.allow(fmt.Sprintf("127.0.0.1:%d: Connect failed (after %dms%s)", 9000+ms%7, ms, strings.Repeat(", again", ms%3)), begin.Add(time.Duration(ms)*time.Millisecond))
 		if ok {
 			passed++
 		}

@@ -155,7 +155,7 @@ func (l *Log) newProducer(ctx context.Context, conf kafka.ConfigMap) (producer *
 		}
 	})
 	return producer, func() {
-		l.closeClient("registry writer", func() {
+		l.closeClient(producer.String(), func() {
 			producer.Close()
 			followers.Wait()
 		})

@@ -39,7 +39,7 @@ func (r *reader) run(ctx context.Context) error {
 	}
 	var logs sync.WaitGroup
 	logs.Go(func() { r.cfg.Kafka.Logs(context.WithoutCancel(ctx), consumer.Logs()) })
-	defer r.closeClient("registry reader", func() {
+	defer r.closeClient(consumer.String(), func() {
 		consumer.Close()
 		logs.Wait()
 	})
