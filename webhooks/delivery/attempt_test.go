@@ -205,8 +205,9 @@ func TestCanceledByTheCaller(t *testing.T) {
 }
 
 // TestConnectionClosedWhileIdle: receivers close connections they have not used
-// for a while, now and then in the moment of the next delivery. As nothing of it
-// was taken, it goes out on another connection within the same attempt.
+// for a while, now and then in the moment of the next delivery. If nothing of it
+// was written it goes out on another connection; if something was, nobody knows
+// whether it was taken, and only the partition's schedule may send it again.
 func TestConnectionClosedWhileIdle(t *testing.T) {
 	const rounds = 200
 	var whole atomic.Int32
@@ -223,8 +224,6 @@ func TestConnectionClosedWhileIdle(t *testing.T) {
 	for n := range rounds {
 		res := c.Send(t.Context(), m, testAttempt(n+1))
 		if res.Verdict != Acked {
-			// The request was on its way when the connection was closed: nobody knows
-			// whether it was taken, so only the partition's schedule may send it again.
 			expect(t, res, Failed, 0, CodeConnectionReset)
 			lost++
 		}

@@ -85,19 +85,11 @@ func bodyCode(outer, inner context.Context, err error) string {
 // endedByPeer reports whether the connection, or the HTTP/2 stream, was ended in
 // an orderly way under a request.
 func endedByPeer(err error) bool {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || closedWhileIdle(err) {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return true
 	}
 	_, ok := errors.AsType[streamReset](err)
 	return ok
-}
-
-// closedWhileIdle reports that the receiver had closed the connection before any
-// byte of the request went out on it: net/http closes its end in the same moment
-// in which it makes this error, and takes no request afterwards. The error has no
-// name, so its text is all there is to know it by.
-func closedWhileIdle(err error) bool {
-	return err.Error() == "http: server closed idle connection"
 }
 
 // streamReset is the shape of net/http's own error for an HTTP/2 stream that the

@@ -3,6 +3,8 @@ package delivery
 import (
 	"bytes"
 	"encoding/json"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -27,6 +29,41 @@ func TestValidatorAgreesWithTheStandardLibrary(t *testing.T) {
 		if got, want := v.valid([]byte(text), 0), validAndUTF8([]byte(text)); got != want {
 			t.Errorf("valid(%q) = %v, want %v", text, got, want)
 		}
+	}
+}
+
+// TestValidatorAgreesOnDamagedTexts changes, drops and doubles bytes of texts that
+// are mostly valid, where a wrong validator would show.
+func TestValidatorAgreesOnDamagedTexts(t *testing.T) {
+	const damage = "{}[]\",:\\ntf0-+.eEu/ \n\x1f\x7f\x80\xc3\xff"
+	texts := append([]string{string(jsonValue(300)), `{"a":[1,-2.5e+3,{"b":"\u00e9 é \\ \/"},[],{}],"c":[true,false,null,[[[]]]]}`}, jsonTexts...)
+	rnd := rand.New(rand.NewPCG(1, 2))
+	var v validator
+	valid := 0
+	for range 50_000 {
+		b := []byte(texts[rnd.IntN(len(texts))])
+		for range 1 + rnd.IntN(2) {
+			if i := rnd.IntN(len(b) + 1); i < len(b) {
+				switch rnd.IntN(3) {
+				case 0:
+					b[i] = damage[rnd.IntN(len(damage))]
+				case 1:
+					b = slices.Delete(b, i, i+1)
+				case 2:
+					b = slices.Insert(b, i, b[i])
+				}
+			}
+		}
+		got, want := v.valid(b, 0), validAndUTF8(b)
+		if got != want {
+			t.Fatalf("valid(%q) = %v, want %v", b, got, want)
+		}
+		if got {
+			valid++
+		}
+	}
+	if valid < 1_000 {
+		t.Errorf("only %d texts were valid", valid)
 	}
 }
 

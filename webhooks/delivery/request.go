@@ -167,19 +167,15 @@ func (r *request) fill(c *Client, m *Message, a Attempt, parent trace.SpanContex
 // put ends the value of header i: text is what came before and the value.
 func (r *request) put(i int, text []byte) { r.text, r.ends[i] = text, len(text) }
 
-// send makes one exchange. The answer's body has to be closed by the caller.
+// send makes one exchange. The answer's body has to be closed by the caller. When
+// a connection turns out to be closed before any byte of the request was written
+// to it, net/http takes another by itself, and in no other case.
 func (r *request) send(ctx context.Context, c *Client) (*http.Response, error) {
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: r.wrote})
-	for again := false; ; again = true {
-		r.reader.Reset(r.body)
-		r.http.ContentLength = int64(len(r.body))
-		r.sent++
-		resp, err := c.transport.RoundTrip(r.http.WithContext(ctx))
-		if err == nil || again || !closedWhileIdle(err) {
-			return resp, err
-		}
-		r.sent = int(r.written.Load()) // none of it was written, nor will be
-	}
+	r.reader.Reset(r.body)
+	r.http.ContentLength = int64(len(r.body))
+	r.sent++
+	return c.transport.RoundTrip(r.http.WithContext(ctx))
 }
 
 // idle reports that net/http has done with headers and body: both may be changed.

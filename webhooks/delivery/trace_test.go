@@ -138,3 +138,12 @@ func TestWithoutATraceThereIsNoSpan(t *testing.T) {
 		t.Errorf("got %d spans and %d trace parents, want none and 2", len(traced.spans), len(seen))
 	}
 }
+
+func TestPortOfAURL(t *testing.T) {
+	for url, want := range map[string]int{"http://a": 80, "https://a": 443, "http://a:8080": 8080, "https://[::1]:9": 9} {
+		c := testClient(t, url)
+		if got := portOf(c.url.Scheme, c.url.Port()); got != want {
+			t.Errorf("the port of %s is %d, want %d", url, got, want)
+		}
+	}
+}
