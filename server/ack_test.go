@@ -202,6 +202,7 @@ func TestBadAcks(t *testing.T) {
 		"a list of null":                     {`{"acks": null}`, "/acks"},
 		"a list given twice":                 {`{"acks": [], "acks": []}`, "/acks"},
 		"a list of more than a thousand":     {`{"acks": [` + strings.Repeat(`{"token": "t"},`, 1000) + `{"token": "t"}]}`, "/acks"},
+		"a great many fields":                {manyFields(), ""},
 		"a list of a great many":             {`{"acks": [` + strings.Repeat(`0,`, 500_000) + `0]}`, "/acks"},
 	}
 	for name, tt := range tests {
@@ -225,6 +226,16 @@ func TestBadAcks(t *testing.T) {
 	if got := fmt.Sprint(*p.Errors); !strings.Contains(got, "query/wait") || strings.Contains(got, "s3cret") {
 		t.Errorf("errors %s, want one about query/wait", got)
 	}
+}
+
+// manyFields is an object of a hundred thousand fields, of which none is known.
+func manyFields() string {
+	var b strings.Builder
+	b.WriteString(`{"token": "t"`)
+	for i := range 100_000 {
+		fmt.Fprintf(&b, `,"%d":1`, i)
+	}
+	return b.String() + "}"
 }
 
 func TestAckCredentials(t *testing.T) {

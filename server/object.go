@@ -12,8 +12,10 @@ import (
 	"github.com/kpush/kpush/server/api"
 )
 
-// maxComplaints bounds an answer, whatever was sent.
-const maxComplaints = 50
+const (
+	maxComplaints = 50 // bounds an answer, whatever was sent
+	maxMembers    = 64 // of an object that is read; an ack has a dozen at most
+)
 
 // object is a JSON object whose values are read one by one, with the complaints
 // about them collected.
@@ -23,8 +25,8 @@ type object struct {
 	complaints []api.FieldError
 }
 
-// readObject reads valid JSON. What is not an object, or has a name twice, is an
-// *invalidError.
+// readObject reads valid JSON. What is not an object, or far too large a one, is an
+// *invalidError; a name given twice is a complaint.
 func readObject(data json.RawMessage) (*object, error) {
 	o := &object{values: map[string]json.RawMessage{}}
 	tokens := json.NewDecoder(bytes.NewReader(data))
@@ -32,6 +34,9 @@ func readObject(data json.RawMessage) (*object, error) {
 		return nil, invalid("", "must be an object")
 	}
 	for tokens.More() {
+		if len(o.names) == maxMembers {
+			return nil, invalid("", fmt.Sprintf("must have at most %d fields", maxMembers))
+		}
 		name, err := tokens.Token()
 		if err != nil {
 			return nil, fmt.Errorf("reading a name: %w", err) // not after json.Valid

@@ -15,6 +15,9 @@ import (
 // a misspelt one would otherwise be passed over in silence.
 func refuseUnknownQuery(next api.StrictHandlerFunc, _ string) api.StrictHandlerFunc {
 	return func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error) {
+		if r.URL.RawQuery == "" {
+			return next(ctx, w, r, request)
+		}
 		query, err := url.ParseQuery(r.URL.RawQuery)
 		if err != nil {
 			return nil, invalid("query", "is not well encoded")
