@@ -79,10 +79,10 @@ type member struct {
 // run joins the group and serves it until ctx ends or something fatal happens.
 // All partitions are drained and all their progress is committed when it returns.
 func (m *member) run(ctx context.Context, topics []string) error {
-	if err := m.consumer.SubscribeTopics(topics, m.rebalance); err != nil {
-		return errors.Join(fmt.Errorf("subscribing: %w", err), m.leave())
-	}
 	var commits sync.WaitGroup
+	if err := m.consumer.SubscribeTopics(topics, m.rebalance); err != nil {
+		return errors.Join(fmt.Errorf("subscribing: %w", err), m.leave(&commits))
+	}
 	committing, stop := context.WithCancel(context.Background())
 	commits.Go(func() { m.committer.run(committing) })
 	for ctx.Err() == nil && m.fatal == nil {
@@ -97,8 +97,7 @@ func (m *member) run(ctx context.Context, topics []string) error {
 	m.release(slices.Collect(maps.Keys(m.held)), m.consumer.AssignmentLost())
 	m.resetOffset()
 	stop()
-	commits.Wait()
-	return errors.Join(m.fatal, m.leave())
+	return errors.Join(m.fatal, m.leave(&commits))
 }
 
 // event looks at what Poll gave. Records never come this way.
@@ -357,13 +356,15 @@ func (m *member) release(tps []topicPartition, lost bool) {
 // finishTimeout bounds the last commit before partitions are given up.
 const finishTimeout = 5 * time.Second
 
-// leave closes the consumer, which leaves the group, and abandons it when that hangs.
-func (m *member) leave() error {
+// leave closes the consumer, which leaves the group, and abandons it when that
+// hangs. A commit under way comes first, and hangs for as long as no broker answers.
+func (m *member) leave(commits *sync.WaitGroup) error {
 	m.mu.Lock()
 	m.closed = true
 	m.mu.Unlock()
 	back := make(chan error, 1)
 	go func() {
+		commits.Wait()
 		m.queues.Close()
 		back <- m.consumer.Close()
 	}()

@@ -6,9 +6,14 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
+	"slices"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -153,4 +158,71 @@ func freeAddress(t *testing.T) string {
 	}
 	defer l.Close()
 	return fmt.Sprint(l.Addr())
+}
+
+// commands are a shell script that runs.
+type commands struct {
+	cmd   *exec.Cmd
+	out   output
+	ended chan struct{}
+	err   error // once ended is closed
+}
+
+// command starts a script in dir; a request of curl that is answered with an error fails it.
+func command(t *testing.T, dir, script string) *commands {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, ".curlrc"), []byte("fail-with-body\nmax-time = 30\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := &commands{cmd: exec.Command("sh", "-eu", "-c", script), ended: make(chan struct{})}
+	c.cmd.Dir = dir
+	c.cmd.Env = append(slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, envPrefix) }), "CURL_HOME="+dir)
+	c.cmd.Stdout, c.cmd.Stderr = &c.out, &c.out
+	if err := c.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		c.err = c.cmd.Wait()
+		close(c.ended)
+	}()
+	t.Cleanup(func() {
+		c.cmd.Process.Kill()
+		<-c.ended
+	})
+	return c
+}
+
+func (c *commands) await(t *testing.T, text string) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(pollEvery) {
+		if strings.Contains(c.out.String(), text) {
+			return
+		}
+		select {
+		case <-c.ended:
+			t.Fatalf("it ended (%v) before it printed %q:\n%s", c.err, text, &c.out)
+		default:
+		}
+	}
+	t.Fatalf("it did not print %q within %v:\n%s", text, patience, &c.out)
+}
+
+func (c *commands) wait(t *testing.T) error {
+	t.Helper()
+	select {
+	case <-c.ended:
+		return c.err
+	case <-time.After(patience):
+		t.Fatalf("still running after %v:\n%s", patience, &c.out)
+		return nil
+	}
+}
+
+// stop ends it by SIGTERM, which has to be orderly.
+func (c *commands) stop(t *testing.T) {
+	t.Helper()
+	c.cmd.Process.Signal(syscall.SIGTERM)
+	if err := c.wait(t); err != nil {
+		t.Errorf("after SIGTERM: %v, want exit 0:\n%s", err, &c.out)
+	}
 }
