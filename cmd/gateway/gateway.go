@@ -263,12 +263,20 @@ func (l *listener) serve(ctx context.Context) error {
 
 // newLogger writes to w as configured, with the ids of the span at hand.
 func newLogger(c LogConfig, w io.Writer) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: c.Level}
+	opts := &slog.HandlerOptions{Level: c.Level, ReplaceAttr: readableDuration}
 	var h slog.Handler = slog.NewJSONHandler(w, opts)
 	if c.Format == logText {
 		h = slog.NewTextHandler(w, opts)
 	}
 	return slog.New(telemetry.LogHandler(h))
+}
+
+// readableDuration writes durations with their unit; JSON would have nanoseconds.
+func readableDuration(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.StringValue(a.Value.Duration().String())
+	}
+	return a
 }
 
 // randomReplicaID is the host's name and what tells two processes on it apart.

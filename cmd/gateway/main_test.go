@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"strings"
 	"syscall"
@@ -97,6 +98,29 @@ func TestSupervise(t *testing.T) {
 					t.Errorf("it said %q, want something with %q", &stderr, tt.says)
 				}
 			})
+		})
+	}
+}
+
+func TestLog(t *testing.T) {
+	tests := map[string]struct {
+		config LogConfig
+		want   string // of two lines, debug and info
+	}{
+		"json, with durations that people can read": {LogConfig{slog.LevelInfo, logJSON}, `"level":"INFO","msg":"waiting","for":"1.5s"}` + "\n"},
+		"text":                        {LogConfig{slog.LevelInfo, logText}, "level=INFO msg=waiting for=1.5s\n"},
+		"a level below shows more":    {LogConfig{slog.LevelDebug, logText}, "msg=looking\n"},
+		"a level above shows nothing": {LogConfig{slog.LevelWarn, logText}, ""},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			var out bytes.Buffer
+			log := newLogger(tt.config, &out)
+			log.Debug("looking")
+			log.Info("waiting", "for", 1500*time.Millisecond)
+			if tt.want == "" && out.Len() > 0 || !strings.Contains(out.String(), tt.want) {
+				t.Errorf("log = %q, want %q in it", &out, tt.want)
+			}
 		})
 	}
 }
