@@ -65,9 +65,9 @@ func consume(queue *C.rd_kafka_queue_t, limit int) *haul {
 // left is the number of messages not taken out yet.
 func (h *haul) left() int { return len(h.records) - h.next }
 
-// unload copies up to limit records to dst. It stops behind an error, with what
-// follows left for the next call.
-func (h *haul) unload(dst *records.Batch, limit int) (n int, failed *Error) {
+// unload copies up to limit records to dst, passing over those before offset
+// from. It stops behind an error, with what follows left for the next call.
+func (h *haul) unload(dst *records.Batch, limit int, from int64) (n int, failed *Error) {
 	dst.Grow(min(limit, h.left()), h.bytes)
 	for ; n < limit && h.next < len(h.records); h.next++ {
 		r := &h.records[h.next]
@@ -78,6 +78,10 @@ func (h *haul) unload(dst *records.Batch, limit int) (n int, failed *Error) {
 				Message: string(bytesAt(&r.value, r.value_len)),
 				Offset:  int64(r.offset),
 			}
+		}
+		if int64(r.offset) < from {
+			h.nextHeader += int(r.headers)
+			continue
 		}
 		dst.Append(records.Record{
 			Offset:        int64(r.offset),

@@ -43,6 +43,7 @@ type Queue struct {
 	queue     *C.rd_kafka_queue_t
 	partition *C.rd_kafka_topic_partition_list_t // of one, for asking its position
 	rest      *haul                              // what came behind an error, nil for nothing
+	next      int64                              // the offset after the last record read; 0 before the first
 	failedAt  int64                              // offset of the last error, -1 once a record has passed it
 }
 
@@ -73,6 +74,12 @@ func newQueue(qs *Queues, topic string, partition int32, slot uint32) (*Queue, e
 // error, 0 too, mean that the queue was seen empty: what comes after that
 // signals Wake. An *Error stands behind the records that came before it; what
 // follows it comes with the next Read, and no wake-up announces that.
+//
+// Offsets ascend over the whole life of a Queue. The client alone does not see
+// to that: at every cooperative rebalance it pauses the partitions that stay
+// and resumes them where it believes the reader to be. A read under way at that
+// moment it has missed, and a partition that was assigned at a logical offset
+// can go back to its beginning. What it fetches once more is passed over here.
 func (q *Queue) Read(dst *records.Batch, limit int) (n int, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -88,9 +95,12 @@ func (q *Queue) Read(dst *records.Batch, limit int) (n int, err error) {
 			return n, nil
 		}
 		q.rest = nil
-		got, failed := h.unload(dst, limit-n)
+		got, failed := h.unload(dst, limit-n, q.next)
 		n += got
-		if got > 0 && dst.Last() >= q.failedAt {
+		if got > 0 {
+			q.next = dst.Last() + 1
+		}
+		if q.next > q.failedAt {
 			q.failedAt = -1
 		}
 		short := h.short
@@ -100,7 +110,9 @@ func (q *Queue) Read(dst *records.Batch, limit int) (n int, err error) {
 			h.release()
 		}
 		if failed != nil {
-			q.failedAt = max(failed.Offset, -1)
+			if failed.Offset >= q.next {
+				q.failedAt = failed.Offset
+			}
 			return n, failed
 		}
 		if short && q.rest == nil {

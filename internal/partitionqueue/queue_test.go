@@ -238,6 +238,36 @@ func TestPositionDoesNotSkipTheRecordBehindAnError(t *testing.T) {
 	}
 }
 
+func TestRecordsTheClientFetchesAgainArePassedOver(t *testing.T) {
+	const topic, again = "orders", 5
+	c := cluster(t, topic, 1)
+	write := func() {
+		t.Helper()
+		for range again {
+			produce(t, c.ListenAddrs(), &kgo.Record{Topic: topic, Headers: []kgo.RecordHeader{{Key: "h"}}})
+		}
+	}
+	write()
+	client := consumer(t, c.ListenAddrs())
+	_, queues := open(t, client, topic, 0)
+	readN(t, queues[0], again)
+	topicName := topic
+	// The client goes back by itself after a rebalance; here it is made to.
+	if err := client.Seek(kafka.TopicPartition{Topic: &topicName, Offset: 0}, int(patience.Milliseconds())); err != nil {
+		t.Fatal(err)
+	}
+	write()
+	b := readN(t, queues[0], again)
+	for i := range again {
+		if got, want := b.Records[i].Offset, int64(again+i); got != want {
+			t.Errorf("record %d has offset %d, want %d", i, got, want)
+		}
+		if got := b.Headers(i); got != 1 {
+			t.Errorf("record %d has %d headers, want 1", i, got)
+		}
+	}
+}
+
 func TestAClosedQueueIsLeftAlone(t *testing.T) {
 	const topic = "orders"
 	c := cluster(t, topic, 2)
