@@ -87,6 +87,7 @@ func (c Config) Producer() kafka.ConfigMap {
 	propose(m, maxMessageBytes, "message.max.bytes")
 	propose(m, producerBufferKB, "queue.buffering.max.kbytes")
 	m["go.logs.channel.enable"] = true
+	smallChannels(m)
 	return m
 }
 
@@ -102,5 +103,20 @@ func (c Config) TransactionalProducer(id string) kafka.ConfigMap {
 	m["message.timeout.ms"] = messageTimeoutMs
 	m["linger.ms"] = 0
 	m["go.logs.channel.enable"] = true
+	smallChannels(m)
 	return m
+}
+
+// Sizes of a producer's Go channels. By default each has room for a million
+// entries: 24 MB a producer that nothing ever fills, and that make the collector
+// let the heap grow as much beyond what the processor's caches hold.
+const (
+	eventsChannel  = 1000
+	produceChannel = 1 // nobody produces that way
+)
+
+// smallChannels keeps a producer's channels small.
+func smallChannels(m kafka.ConfigMap) {
+	m["go.events.channel.size"] = eventsChannel
+	m["go.produce.channel.size"] = produceChannel
 }
