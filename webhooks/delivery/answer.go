@@ -43,6 +43,7 @@ type answer struct {
 	json   bool   // it says of itself that it is JSON, where an inline ack may be
 	body   []byte // of a JSON answer to a 2xx, at most maxAnswer bytes; else nil
 	longer bool   // the body goes on after maxAnswer bytes
+	whole  bool   // the body was read to its end
 	broken string // code of what kept the body from being read; empty: nothing
 }
 
@@ -70,6 +71,7 @@ func (a *answer) read(resp *http.Response, r *request) error {
 		return nil
 	}
 	if resp.Body == http.NoBody {
+		a.whole = true
 		return nil
 	}
 	keep := a.success() && a.json
@@ -86,6 +88,7 @@ func (a *answer) read(resp *http.Response, r *request) error {
 			a.body = buf
 		}
 		if err == io.EOF {
+			a.whole = true
 			return nil
 		}
 		if err != nil {
@@ -95,6 +98,7 @@ func (a *answer) read(resp *http.Response, r *request) error {
 	var beyond [1]byte
 	n, err := io.ReadFull(resp.Body, beyond[:])
 	if a.longer = n > 0; a.longer || err == io.EOF {
+		a.whole = !a.longer
 		return nil
 	}
 	return err

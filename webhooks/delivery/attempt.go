@@ -23,38 +23,61 @@ func (c *Client) Send(ctx context.Context, m *Message, a Attempt) Result {
 	began := time.Now()
 	body := m.body(a)
 	within, span := c.startSpan(ctx, a, len(body))
-	within, cancel := context.WithTimeout(within, c.timeout)
-	defer cancel()
 
 	r := c.requests.Get().(*request)
-	r.fill(c, m, a, trace.SpanContextFromContext(within), body)
-	res := c.exchange(ctx, within, r)
-	if r.idle() {
-		r.reset()
-		c.requests.Put(r)
-	} else {
-		m.lent = true // r and the bytes go to the collector when net/http is done with them
-	}
+	r.lay(c, m, a, trace.SpanContextFromContext(within), body)
+	res := c.exchange(within, r, body, began.Add(c.timeout))
+	c.requests.Put(r)
 	res.At = time.Now()
 	res.Took = res.At.Sub(began)
 	endSpan(span, res)
 	return res
 }
 
-// exchange sends r and judges the answer. outer is the caller's context, within
-// the one with the attempt's deadline.
-func (c *Client) exchange(outer, within context.Context, r *request) Result {
-	resp, err := r.send(within, c)
-	if err != nil {
-		return Result{Verdict: Failed, Code: transportCode(outer, within, err)}
+// exchange sends the request that r holds and judges the answer. When an idle
+// connection turns out to be closed before any byte was written to it, another is
+// taken, and in no other case.
+func (c *Client) exchange(ctx context.Context, r *request, body []byte, deadline time.Time) Result {
+	for {
+		if ctx.Err() != nil {
+			return Result{Verdict: Failed, Code: CodeCanceled}
+		}
+		w := c.wires.take()
+		idle := w != nil
+		if !idle {
+			var err error
+			if w, err = c.dialer.dial(ctx, c.address, c.secure, deadline); err != nil {
+				return Result{Verdict: Failed, Code: transportCode(ctx, deadline, err)}
+			}
+		}
+		free := context.AfterFunc(ctx, w.interrupt)
+		resp, written, err := w.exchange(ctx, r.head, body, deadline)
+		if err != nil {
+			free()
+			w.close()
+			if idle && !written && ctx.Err() == nil && time.Now().Before(deadline) {
+				continue
+			}
+			return Result{Verdict: Failed, Code: transportCode(ctx, deadline, err)}
+		}
+		return c.conclude(ctx, w, r, resp, deadline, free)
 	}
-	defer resp.Body.Close()
+}
+
+// conclude reads the rest of the answer and judges it. The connection is kept if
+// the answer was read to its end and both sides want it.
+func (c *Client) conclude(ctx context.Context, w *wire, r *request, resp *http.Response, deadline time.Time, free func() bool) Result {
 	ans := newAnswer(resp.StatusCode, resp.Header)
 	if resp.StatusCode != http.StatusSwitchingProtocols {
-		// A body after a switch of protocols would obey no deadline.
+		// After a switch of protocols what comes is not HTTP.
 		if err := ans.read(resp, r); err != nil {
-			ans.broken = bodyCode(outer, within, err)
+			ans.broken = bodyCode(ctx, deadline, err)
 		}
+	}
+	if free() && ans.whole && !resp.Close {
+		c.wires.put(w)
+	} else {
+		w.close()
 	}
 	return ans.judge(c.explicit, time.Now())
 }

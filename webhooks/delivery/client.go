@@ -4,13 +4,14 @@
 //
 // A Client makes single attempts and never retries by itself: a failed delivery
 // waits in its partition's schedule, where it holds no socket and no goroutine
-// and can be seen. That is why no retrying HTTP client is used here. The package
-// starts no goroutines besides those of net/http.
+// and can be seen. That is why no retrying HTTP client is used here.
+//
+// It speaks HTTP/1.1 over connections of its own (wire.go) and leaves the parsing
+// of answers to net/http. It starts no goroutines.
 package delivery
 
 import (
 	"fmt"
-	"net/http"
 	"net/url"
 	"sync"
 	"sync/atomic"
@@ -39,16 +40,19 @@ type Config struct {
 // Client delivers to one webhook through one transport of its own. All methods
 // may be called concurrently. Close waits for nothing and drops idle connections.
 type Client struct {
-	url       *url.URL
-	explicit  bool          // only an explicit ack counts
-	timeout   time.Duration // of one attempt, from dial to the end of the answer
-	key       keyFormat
-	value     valueFormat
-	envelope  envelopeParts
-	headers   []header // those that never change, the user's included
-	signers   *signers // nil: deliveries go unsigned
-	transport *http.Transport
-	tracer    trace.Tracer
+	url      *url.URL
+	address  string // host:port
+	secure   bool
+	start    []byte        // of every request
+	explicit bool          // only an explicit ack counts
+	timeout  time.Duration // of one attempt, from dial to the end of the answer
+	key      keyFormat
+	value    valueFormat
+	envelope envelopeParts
+	signers  *signers // nil: deliveries go unsigned
+	dialer   *dialer
+	wires    wires
+	tracer   trace.Tracer
 
 	requests sync.Pool    // of *request
 	headroom atomic.Int64 // the longest envelope head seen, what Encode leaves room for
@@ -74,28 +78,31 @@ func newClient(cfg Config, d *dialer) (*Client, error) {
 		return nil, fmt.Errorf("webhook %q: the url is not an http or https url with a host", w.ID)
 	}
 	c := &Client{
-		url:       target,
-		explicit:  w.Ack.Mode == webhooks.AckExplicit,
-		timeout:   w.Request.Timeout(),
-		key:       keyFormatOf(w.Format.Key),
-		value:     valueFormatOf(w.Format.Value),
-		envelope:  newEnvelopeParts(w, cfg.AckURL),
-		headers:   fixedHeaders(w, cfg.UserAgent),
-		transport: newTransport(d),
-		tracer:    otel.Tracer("github.com/kpush/kpush/webhooks/delivery"),
+		url:      target,
+		address:  addressOf(target),
+		secure:   target.Scheme == "https",
+		explicit: w.Ack.Mode == webhooks.AckExplicit,
+		timeout:  w.Request.Timeout(),
+		key:      keyFormatOf(w.Format.Key),
+		value:    valueFormatOf(w.Format.Value),
+		envelope: newEnvelopeParts(w, cfg.AckURL),
+		dialer:   d,
+		tracer:   otel.Tracer("github.com/kpush/kpush/webhooks/delivery"),
 	}
-	for _, h := range c.headers {
+	headers := fixedHeaders(w, cfg.UserAgent)
+	for _, h := range headers {
 		if !validHeader(h) {
 			return nil, fmt.Errorf("webhook %q: header %q cannot be sent", w.ID, h.name)
 		}
 	}
+	c.start = requestStart(target, headers)
 	if w.Signing.Enabled {
 		c.signers = newSigners(cfg.Secret)
 	}
-	c.requests.New = func() any { return newRequest(c) }
+	c.requests.New = func() any { return new(request) }
 	c.headroom.Store(minHeadroom)
 	return c, nil
 }
 
 // Close drops idle connections. Attempts under way end as they would have.
-func (c *Client) Close() { c.transport.CloseIdleConnections() }
+func (c *Client) Close() { c.wires.close() }

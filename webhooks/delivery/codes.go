@@ -7,6 +7,7 @@ import (
 	"net"
 	"strconv"
 	"syscall"
+	"time"
 )
 
 // Codes say why an attempt failed. They are what users see of it: no address, no
@@ -31,13 +32,13 @@ const (
 // httpCode is the code of a status that is no success.
 func httpCode(status int) string { return codeHTTPPrefix + strconv.Itoa(status) }
 
-// transportCode finds the code for an attempt that got no answer. outer is the
-// caller's context, inner the attempt's own with its deadline.
-func transportCode(outer, inner context.Context, err error) string {
-	if outer.Err() != nil {
+// transportCode finds the code for an attempt that got no answer; deadline is the
+// attempt's.
+func transportCode(ctx context.Context, deadline time.Time, err error) string {
+	if ctx.Err() != nil {
 		return CodeCanceled
 	}
-	if inner.Err() != nil {
+	if !time.Now().Before(deadline) {
 		return CodeTimeout
 	}
 	if _, ok := errors.AsType[*tlsError](err); ok {
@@ -56,7 +57,7 @@ func transportCode(outer, inner context.Context, err error) string {
 			return CodeConnectionReset
 		}
 	}
-	if endedByPeer(err) {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return CodeConnectionReset
 	}
 	return CodeMalformed
@@ -74,30 +75,10 @@ func dialCode(err *net.OpError) string {
 }
 
 // bodyCode is transportCode for an answer that broke off within its body.
-func bodyCode(outer, inner context.Context, err error) string {
-	code := transportCode(outer, inner, err)
+func bodyCode(ctx context.Context, deadline time.Time, err error) string {
+	code := transportCode(ctx, deadline, err)
 	if code == CodeConnectionReset {
 		return CodeTruncated
 	}
 	return code
 }
-
-// endedByPeer reports whether the connection, or the HTTP/2 stream, was ended in
-// an orderly way under a request.
-func endedByPeer(err error) bool {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return true
-	}
-	_, ok := errors.AsType[streamReset](err)
-	return ok
-}
-
-// streamReset is the shape of net/http's own error for an HTTP/2 stream that the
-// receiver ended; errors.As fills it in by field names.
-type streamReset struct {
-	StreamID uint32
-	Code     uint32
-	Cause    error
-}
-
-func (streamReset) Error() string { return "http2 stream reset" }

@@ -22,7 +22,6 @@ type Message struct {
 	start int    // where in buf the records begin
 	fixed []byte // the part of the head that no attempt changes
 	head  []byte // the head of the attempt under way, before it is put in place
-	lent  bool   // an earlier attempt's connection may still be reading buf
 
 	check validator
 }
@@ -58,10 +57,10 @@ func (c *Client) Encode(id string, topic string, partition int32, b *records.Bat
 
 // Free returns the message's memory. The message must not be used afterwards.
 func (m *Message) Free() {
-	if m.lent || cap(m.buf) > maxPooled {
+	if cap(m.buf) > maxPooled {
 		m.buf = nil
 	}
-	m.client, m.lent = nil, false
+	m.client = nil
 	messages.Put(m)
 }
 
@@ -70,13 +69,10 @@ func (m *Message) Free() {
 func (m *Message) body(a Attempt) []byte {
 	m.head = m.appendHead(m.head[:0], a)
 	at := m.start - len(m.head)
-	switch {
-	case at < 0:
+	if at < 0 {
 		m.client.raiseHeadroom(len(m.head))
 		m.moveRecords(len(m.head))
 		at = 0
-	case m.lent:
-		m.moveRecords(m.start)
 	}
 	copy(m.buf[at:], m.head)
 	return m.buf[at:]
@@ -86,7 +82,7 @@ func (m *Message) body(a Attempt) []byte {
 func (m *Message) moveRecords(start int) {
 	buf := make([]byte, start+len(m.buf)-m.start)
 	copy(buf[start:], m.buf[m.start:])
-	m.buf, m.start, m.lent = buf, start, false
+	m.buf, m.start = buf, start
 }
 
 func (c *Client) raiseHeadroom(n int) {

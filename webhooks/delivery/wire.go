@@ -1,0 +1,276 @@
+package delivery
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	idleTimeout = 90 * time.Second // of a connection that is kept for the next attempt
+
+	// maxIdle connections are kept open, more than a process has deliveries in
+	// flight to one receiver, so that none of them reconnects.
+	maxIdle = 1024
+
+	// maxAnswerHeader bounds what is read before the body, informational answers
+	// included.
+	maxAnswerHeader = 64 << 10
+
+	// lastWords is how long an answer is waited for on a connection that takes no
+	// more of the request.
+	lastWords = 500 * time.Millisecond
+
+	// oneWrite is the size up to which a body is put behind its head, so that both
+	// go out in one write.
+	oneWrite = 16 << 10
+
+	// patience is how long a write may be stuck before we look whether the receiver
+	// has answered instead of reading on. Requests up to promptSize are taken by
+	// the socket's buffer and are not looked after that way.
+	patience   = 250 * time.Millisecond
+	promptSize = 64 << 10
+)
+
+var (
+	errAnswerHeader = errors.New("the answer's headers are too long")
+	errAnswered     = errors.New("the receiver answered before it had taken the request")
+)
+
+// wire is one HTTP/1.1 connection to a receiver. One attempt at a time owns it.
+//
+// It is our own because it is the path of a record: net/http runs two goroutines
+// for each connection, sorts and copies every header, and may still hold the
+// request when it has returned. Here the sender writes and reads by itself.
+type wire struct {
+	conn net.Conn // TCP, or TLS over it
+	tcp  *net.TCPConn
+	in   capped
+	r    *bufio.Reader
+	idle time.Time // since when nobody owns it
+}
+
+func newWire(conn net.Conn, tcp *net.TCPConn) *wire {
+	w := &wire{conn: conn, tcp: tcp, in: capped{r: conn}}
+	w.r = bufio.NewReaderSize(&w.in, 4<<10)
+	return w
+}
+
+// capped lets so many bytes through and then fails.
+type capped struct {
+	r    io.Reader
+	left int64
+}
+
+func (c *capped) Read(p []byte) (int, error) {
+	if c.left <= 0 {
+		return 0, errAnswerHeader
+	}
+	n, err := c.r.Read(p[:min(int64(len(p)), c.left)])
+	c.left -= int64(n)
+	return n, err
+}
+
+// send writes a request. written is false when an error came before the
+// connection had taken any byte. errAnswered: the rest was not written because an
+// answer is there. The body is put behind the head where there is room for it.
+func (w *wire) send(ctx context.Context, head, body []byte, deadline time.Time) (written bool, err error) {
+	if len(head)+len(body) <= cap(head) {
+		n, err := w.conn.Write(append(head, body...))
+		return n > 0, err
+	}
+	if w.conn != net.Conn(w.tcp) {
+		n, err := w.conn.Write(head)
+		if err != nil {
+			return n > 0, err
+		}
+		_, err = w.conn.Write(body)
+		return true, err
+	}
+	rest := net.Buffers{head, body}
+	for prompt := len(body) <= promptSize; ; {
+		if until := time.Now().Add(patience); !prompt && until.Before(deadline) {
+			_ = w.tcp.SetWriteDeadline(until)
+		} else {
+			_ = w.tcp.SetWriteDeadline(deadline)
+		}
+		if err := ctx.Err(); err != nil { // it may have ended before the deadline was set anew
+			return written, err
+		}
+		n, err := rest.WriteTo(w.tcp)
+		written = written || n > 0
+		switch {
+		case err == nil:
+			return true, nil
+		case !errors.Is(err, os.ErrDeadlineExceeded) || ctx.Err() != nil || !time.Now().Before(deadline):
+			return written, err
+		case w.pending():
+			return true, errAnswered
+		}
+	}
+}
+
+// receive reads an answer up to its body; informational ones are passed over.
+func (w *wire) receive() (*http.Response, error) {
+	w.in.left = maxAnswerHeader
+	for {
+		resp, err := http.ReadResponse(w.r, nil)
+		if err != nil {
+			return nil, err
+		}
+		if resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
+			w.in.left = math.MaxInt64 // who reads the body has a bound of its own
+			return resp, nil
+		}
+	}
+}
+
+// exchange sends a request and reads the answer up to its body. A receiver that
+// will not take so much may answer, stop reading and close: its answer counts
+// though the request could not be written.
+func (w *wire) exchange(ctx context.Context, head, body []byte, deadline time.Time) (resp *http.Response, written bool, err error) {
+	_ = w.conn.SetDeadline(deadline)
+	if err := ctx.Err(); err != nil {
+		return nil, false, err
+	}
+	written, err = w.send(ctx, head, body, deadline)
+	if err == nil {
+		resp, err = w.receive()
+		return resp, true, err
+	}
+	if !written || ctx.Err() != nil || !time.Now().Before(deadline) {
+		return nil, written, err
+	}
+	if soon := time.Now().Add(lastWords); soon.Before(deadline) {
+		_ = w.conn.SetReadDeadline(soon)
+	}
+	resp, unheard := w.receive()
+	if op, ok := errors.AsType[*net.OpError](unheard); ok && op.Op == "remote error" {
+		return nil, written, unheard // a TLS alert says more than a broken pipe
+	}
+	if unheard != nil {
+		return nil, written, err
+	}
+	resp.Close = true
+	return resp, written, nil
+}
+
+// interrupt makes whatever waits on the connection fail at once.
+func (w *wire) interrupt() { _ = w.conn.SetDeadline(time.Unix(1, 0)) }
+
+// quiet reports that an idle connection is still good: open, and nothing on it
+// that nobody asked for.
+func (w *wire) quiet() bool {
+	if w.r.Buffered() > 0 {
+		return false
+	}
+	n, err := w.peek()
+	return n < 0 && errors.Is(err, syscall.EAGAIN)
+}
+
+// pending reports that something can be read, or that the receiver has closed.
+func (w *wire) pending() bool {
+	_, err := w.peek()
+	return !errors.Is(err, syscall.EAGAIN)
+}
+
+// peek looks for a byte on the socket without taking it and without waiting.
+func (w *wire) peek() (n int, err error) {
+	raw, err := w.tcp.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var b [1]byte
+	n = -1
+	ctl := raw.Read(func(fd uintptr) bool {
+		n, _, err = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		return true
+	})
+	return n, errors.Join(err, ctl)
+}
+
+func (w *wire) close() { _ = w.conn.Close() }
+
+// wires are the connections to one receiver that nobody owns at the moment.
+// Safe for concurrent use.
+type wires struct {
+	mu     sync.Mutex
+	idle   []*wire // used last stands last
+	closed bool
+	sweep  *time.Timer // set while there is an idle connection
+}
+
+// take returns an idle connection that is still good, or nil.
+func (p *wires) take() *wire {
+	for {
+		p.mu.Lock()
+		n := len(p.idle)
+		if n == 0 {
+			p.mu.Unlock()
+			return nil
+		}
+		w := p.idle[n-1]
+		p.idle[n-1] = nil
+		p.idle = p.idle[:n-1]
+		p.mu.Unlock()
+		if w.quiet() {
+			return w
+		}
+		w.close()
+	}
+}
+
+// put keeps a connection for the next attempt.
+func (p *wires) put(w *wire) {
+	w.idle = time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || len(p.idle) >= maxIdle {
+		w.close()
+		return
+	}
+	p.idle = append(p.idle, w)
+	if p.sweep == nil {
+		p.sweep = time.AfterFunc(idleTimeout, p.sweepIdle)
+	}
+}
+
+// sweepIdle closes what was idle for too long.
+func (p *wires) sweepIdle() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	old := time.Now().Add(-idleTimeout)
+	n := 0
+	for n < len(p.idle) && !p.idle[n].idle.After(old) {
+		p.idle[n].close()
+		n++
+	}
+	p.idle = append(p.idle[:0], p.idle[n:]...)
+	p.sweep = nil
+	if len(p.idle) > 0 && !p.closed {
+		p.sweep = time.AfterFunc(p.idle[0].idle.Sub(old), p.sweepIdle)
+	}
+}
+
+// close drops the idle connections; those in use are closed when they come back.
+func (p *wires) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	if p.sweep != nil {
+		p.sweep.Stop()
+		p.sweep = nil
+	}
+	for _, w := range p.idle {
+		w.close()
+	}
+	p.idle = nil
+}
