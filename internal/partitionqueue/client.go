@@ -9,6 +9,10 @@
 // Read by one goroutine until it finds nothing, then sleep on Wake; at revoke
 // stop that goroutine, Close the Queue, then IncrementalUnassign; at the end
 // Queues.Close and last of all the consumer's.
+//
+// The consumer needs enable.auto.offset.store=false, or what Close drops would
+// count as consumed, and enable.partition.eof=false, which makes the position
+// one too high.
 package partitionqueue
 
 /*

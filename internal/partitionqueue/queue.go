@@ -144,8 +144,8 @@ func (q *Queue) Position() int64 {
 	return max(at, -1)
 }
 
-// Close gives the queue back to the client, unread records and all. It must come
-// before the partition is unassigned. A second Close does nothing.
+// Close drops what was not read and gives the queue back to the client. It must
+// come before the partition is unassigned. A second Close does nothing.
 func (q *Queue) Close() {
 	if q.close() {
 		q.queues.forget(q)
@@ -163,6 +163,11 @@ func (q *Queue) close() bool {
 	if q.rest != nil {
 		q.rest.release()
 		q.rest = nil
+	}
+	// The client itself keeps what it has prefetched until the partition comes
+	// back to it, which may be never. During a revoke it fetches no more.
+	for h := consume(q.queue, maxHaul); h != nil; h = consume(q.queue, maxHaul) {
+		h.release()
 	}
 	C.rd_kafka_topic_partition_list_destroy(q.partition)
 	C.rd_kafka_queue_destroy(q.queue)

@@ -3,6 +3,7 @@ package partitionqueue
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
@@ -303,6 +304,67 @@ func TestAClosedQueueIsLeftAlone(t *testing.T) {
 	if _, err := Open(client); err == nil {
 		t.Error("Open of a closed consumer gave no error")
 	}
+}
+
+func TestNothingIsKeptOfARevokedPartition(t *testing.T) {
+	topic := "orders"
+	c := cluster(t, topic, 1)
+	for range 50 {
+		produce(t, c.ListenAddrs(), &kgo.Record{Topic: topic, Value: make([]byte, 1000)})
+	}
+	client := consumer(t, c.ListenAddrs(), "statistics.interval.ms=50", "partition.assignment.strategy=cooperative-sticky")
+	qs, err := Open(client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(qs.Close)
+	var q *Queue
+	err = client.Subscribe(topic, func(_ *kafka.Consumer, e kafka.Event) error {
+		switch e := e.(type) {
+		case kafka.AssignedPartitions:
+			if q, err = qs.Split(topic, 0); err != nil {
+				return err
+			}
+			return client.IncrementalAssign([]kafka.TopicPartition{{Topic: &topic, Offset: 0}})
+		case kafka.RevokedPartitions:
+			q.Close()
+			return client.IncrementalUnassign(e.Partitions)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the client to have prefetched", func() bool { return prefetched(t, client, topic) >= 50_000 })
+	if err := client.Unsubscribe(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the client to have let go of what it had prefetched", func() bool { return prefetched(t, client, topic) == 0 })
+}
+
+// prefetched polls until the client tells how many bytes of partition 0 wait in its queue.
+func prefetched(t *testing.T, client *kafka.Consumer, topic string) int {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for time.Now().Before(deadline) {
+		e, ok := client.Poll(50).(*kafka.Stats)
+		if !ok {
+			continue
+		}
+		var stats struct {
+			Topics map[string]struct {
+				Partitions map[string]struct {
+					Queued int `json:"fetchq_size"`
+				}
+			}
+		}
+		if err := json.Unmarshal([]byte(e.String()), &stats); err != nil {
+			t.Fatal(err)
+		}
+		return stats.Topics[topic].Partitions["0"].Queued
+	}
+	t.Fatalf("no statistics in %v", patience)
+	return 0
 }
 
 func TestGenerationIsTheGroups(t *testing.T) {
