@@ -34,7 +34,7 @@ const (
 var (
 	errOffsetOutOfRange = errors.New("the committed offset is not in the log any more")
 	errTopicGone        = errors.New("a topic of the webhook does not exist any more")
-	errNotAuthorized    = errors.New("Kafka refused the credentials for a topic or the group")
+	errNotAuthorized    = errors.New("the credentials were refused for a topic or the group")
 	errOffsetsReset     = errors.New("offsets were reset by policy")
 	errLeaked           = errors.New("a record came out of the wrong queue")
 )
