@@ -19,7 +19,7 @@ const topic = "orders"
 
 func TestNodeKeepsItsRecordsOverAKillAndARestart(t *testing.T) {
 	n := Start(t)
-	client, err := kgo.NewClient(kgo.SeedBrokers(n.Brokers()), kgo.DefaultProduceTopic(topic), kgo.ProducerBatchMaxBytes(16<<20), kgo.ProducerBatchCompression(kgo.NoCompression()))
+	client, err := kgo.NewClient(kgo.SeedBrokers(n.Brokers()), kgo.MetadataMinAge(50*time.Millisecond), kgo.DefaultProduceTopic(topic), kgo.ProducerBatchMaxBytes(16<<20), kgo.ProducerBatchCompression(kgo.NoCompression()))
 	if err != nil {
 		t.Fatal(err)
 	}

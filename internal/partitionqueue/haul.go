@@ -54,7 +54,7 @@ func consume(queue *C.rd_kafka_queue_t, limit int) *haul {
 	}
 	if int(totals.headers) > len(h.headers) {
 		h.headers = make([]C.header_t, totals.headers)
-		totals = C.lay_headers(&h.messages[0], &h.records[0], totals.records, &h.headers[0], totals.headers)
+		C.lay_headers(&h.messages[0], &h.records[0], totals.records, &h.headers[0], totals.headers)
 	}
 	h.messages, h.records = h.messages[:n], h.records[:n]
 	h.next, h.nextHeader = 0, 0
