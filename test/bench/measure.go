@@ -24,6 +24,7 @@ const (
 	rssMB      figure = "peak_rss_mb"
 	allocs     figure = "allocations_per_record"
 	perRequest figure = "records_per_request"
+	bodyBytes  figure = "body_bytes_per_record"
 	p50Ms      figure = "p50_ms"
 	p99Ms      figure = "p99_ms"
 	handlingMs figure = "receiver_ms"
@@ -121,6 +122,7 @@ func (f figures) from(r *meter.Result, mallocs float64) {
 	f[perSecond] = records / (float64(r.WallNs) / 1e9)
 	f[allocs] = mallocs / records
 	f[perRequest] = records / float64(r.Requests)
+	f[bodyBytes] = float64(r.BodyBytes) / records
 	f[handlingMs] = float64(r.HandlingNs) / 1e6
 	if r.P99Ns > 0 {
 		f[p50Ms], f[p99Ms] = float64(r.P50Ns)/1e6, float64(r.P99Ns)/1e6

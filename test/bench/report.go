@@ -24,6 +24,7 @@ type report struct {
 	Rounds   int               `json:"rounds"` // that count
 	Runs     []*runs           `json:"runs"`
 	Verdicts []verdict         `json:"verdicts"`
+	Notes    []string          `json:"notes,omitempty"`
 }
 
 type machine struct {
@@ -99,6 +100,11 @@ func (r *report) atMost(what string, got, want float64, unit string) {
 	r.Verdicts = append(r.Verdicts, verdict{what, got, "≤", want, unit, got <= want})
 }
 
+// note adds a sentence that helps to read the verdicts.
+func (r *report) note(format string, args ...any) {
+	r.Notes = append(r.Notes, fmt.Sprintf(format, args...))
+}
+
 // columns of the table, in order.
 var columns = []figure{cpuUs, perSecond, rssMB, allocs, perRequest, p50Ms, p99Ms, handlingMs, goodput}
 
@@ -139,6 +145,9 @@ func (r *report) finish(out io.Writer, path string) error {
 			word, short = "FALLS SHORT", true
 		}
 		fmt.Fprintf(out, "%s  %s: %.2f, want %s %.2f %s\n", word, v.What, v.Got, v.Sign, v.Want, v.Unit)
+	}
+	for _, n := range r.Notes {
+		fmt.Fprintf(out, "note         %s\n", n)
 	}
 	if err := r.write(path); err != nil {
 		return err
