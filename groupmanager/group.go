@@ -212,6 +212,10 @@ func reasonOf(err error) string {
 	case errors.Is(err, errLeaked):
 		return "internal"
 	}
+	var unreadable *partitionqueue.Error
+	if errors.As(err, &unreadable) {
+		return "fetch_failed"
+	}
 	var k kafka.Error
 	if errors.As(err, &k) && k.IsFatal() {
 		return "kafka_client_failed"
