@@ -126,6 +126,8 @@ func (n *Node) properties(broker, controller string) map[string]string {
 		"auto.create.topics.enable":      "false",
 
 		"group.initial.rebalance.delay.ms":                            "0",
+		"broker.session.timeout.ms":                                   "4000", // how long a killed node's ghost bars its return
+		"broker.heartbeat.interval.ms":                                "500",
 		"group.min.session.timeout.ms":                                "1000",
 		"log.cleaner.backoff.ms":                                      "200",
 		"transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",

@@ -51,13 +51,18 @@ func Start(t testing.TB, opts ...Option) *Node {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(n.Stop)
+	logIfFailed(t, n)
+	return n
+}
+
+// logIfFailed adds the end of the node's log to a failed test's messages.
+func logIfFailed(t testing.TB, n *Node) {
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the Kafka node's log ends:\n%s", n.Log())
 		}
-		n.Stop()
 	})
-	return n
 }
 
 // Shared is one node for all tests of a package, started when the first asks for
@@ -70,7 +75,8 @@ type Shared struct {
 	err  error
 }
 
-// Node is the shared node. It skips or fails like Require.
+// Node is the shared node. It skips or fails like Require. If the test fails,
+// the end of the node's log goes with it.
 func (s *Shared) Node(t testing.TB) *Node {
 	t.Helper()
 	Require(t)
@@ -80,6 +86,7 @@ func (s *Shared) Node(t testing.TB) *Node {
 	if s.err != nil {
 		t.Fatal(fmt.Errorf("the shared node: %w", s.err))
 	}
+	logIfFailed(t, s.node)
 	return s.node
 }
 
