@@ -153,6 +153,7 @@ func (c *committer) run(ctx context.Context) {
 
 // round commits what is safe and not yet committed.
 func (c *committer) round() error {
+	generation := c.generation() // asks the client's own thread, so not under the lock
 	c.mu.Lock()
 	offsets := make(map[topicPartition]int64)
 	taken := make([]*tenure, 0, len(c.live))
@@ -166,7 +167,7 @@ func (c *committer) round() error {
 		c.mu.Unlock()
 		return nil
 	}
-	if c.generation() < 0 { // an empty group accepts a commit with generation -1 from anybody
+	if generation < 0 { // an empty group accepts a commit with generation -1 from anybody
 		c.mu.Unlock()
 		return errNotInGroup
 	}

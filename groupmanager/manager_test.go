@@ -60,7 +60,7 @@ func (h *house) start(t *testing.T) {
 		logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
 	conf := kafkaconf.Config{Brokers: []string{h.brokers}, Logger: logger, Properties: map[string]string{
-		"session.timeout.ms": "6000", "heartbeat.interval.ms": "500",
+		"session.timeout.ms": "6000", "heartbeat.interval.ms": "500", "topic.metadata.refresh.interval.ms": "1000",
 	}}
 	keys, err := webhooks.NewKeys("MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
 	if err != nil {
@@ -460,6 +460,20 @@ func TestAnAckForARetainedPartitionCountsAfterACooperativeRebalance(t *testing.T
 			t.Errorf("ack of the partition that was given up: %+v, want a refusal", a)
 		}
 	}
+}
+
+func TestPartitionsAddedLaterBeginAtTheEarliest(t *testing.T) {
+	h := newHouse(t, gatewaytest.OK)
+	h.kafka.CreateTopic(t, "orders", 1)
+	h.webhook(t, "billing", "orders")
+	h.caughtUp(t, "billing")
+	if _, err := h.kafka.Admin().CreatePartitions(t.Context(), 1, "orders"); err != nil {
+		t.Fatal(err)
+	}
+	produced := &gatewaytest.Produced{}
+	h.kafka.ProduceLoad(t, produced, gatewaytest.Load{Topic: "orders", Partitions: 2, Records: 20, Size: 20})
+	h.caughtUp(t, "billing")
+	h.audit(t, "billing", "orders", produced, true)
 }
 
 func TestACommittedOffsetThatIsGone(t *testing.T) {

@@ -239,29 +239,43 @@ func (m *member) take(tps []kafka.TopicPartition) error {
 	if err != nil {
 		return err
 	}
+	for i := range tps {
+		tp := topicPartition{*tps[i].Topic, tps[i].Partition}
+		at, ok := committed[tp]
+		if tps[i].Offset = kafka.Offset(at); !ok {
+			committed[tp] = -1
+			if tps[i].Offset, err = m.earliest(tp); err != nil {
+				return err
+			}
+		}
+	}
 	generation := m.current.Load()
 	for i := range tps {
 		tp := topicPartition{*tps[i].Topic, tps[i].Partition}
-		tps[i].Offset = kafka.OffsetBeginning
-		at, ok := committed[tp]
-		if ok {
-			tps[i].Offset = kafka.Offset(at)
-		} else {
-			at = -1
-			m.logger.Info("partition has no committed offset, beginning at earliest", "topic", tp.topic, "partition", tp.partition)
-		}
 		queue, err := m.queues.Split(tp.topic, tp.partition)
 		if err != nil {
 			m.release(slices.Collect(maps.Keys(m.held)), false)
 			return err
 		}
-		t := newTenure(tp, m.topics[tp.topic].id, generation, at)
+		t := newTenure(tp, m.topics[tp.topic].id, generation, committed[tp])
 		p := newPartition(m.lane, t, queue, m.paused, m.fault)
 		m.mu.Lock()
 		m.held[tp] = held{partition: p, queue: queue}
 		m.mu.Unlock()
 	}
 	return nil
+}
+
+// earliest is where a partition without a committed offset begins. It is an
+// explicit offset because the client, told "the beginning", rewinds the partition
+// when a rebalance comes while it is asking where that is.
+func (m *member) earliest(tp topicPartition) (kafka.Offset, error) {
+	low, _, err := m.consumer.QueryWatermarkOffsets(tp.topic, tp.partition, int(fetchOffsetsTimeout.Milliseconds()))
+	if err != nil {
+		return 0, fmt.Errorf("asking for the beginning of %s [%d]: %w", tp.topic, tp.partition, err)
+	}
+	m.logger.Info("partition has no committed offset, beginning at earliest", "topic", tp.topic, "partition", tp.partition, "offset", low)
+	return kafka.Offset(low), nil
 }
 
 // committedOffsets reads where the group stands, without partitions that have no commit.
