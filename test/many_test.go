@@ -23,7 +23,7 @@ const (
 
 	manyPause   = 50 * time.Millisecond // between two records, to one topic after the other
 	manyRecords = 120                   // of one measurement
-	manyRounds  = 3
+	manyRounds  = 4
 )
 
 // crowd is a hundred webhooks on one gateway.
@@ -69,10 +69,10 @@ func TestHundredWebhooks(t *testing.T) {
 		hangs.Store(false)
 		c.awaitAll(t, 0, later)
 	}
-	slices.Sort(without)
-	slices.Sort(with)
+	// The best of the rounds: a neighbour on the machine only ever adds, and a sick
+	// webhook that slowed the others would do so in each of them.
 	t.Logf("p99 of the healthy: %v without the sick one, %v with it", without, with)
-	if base, got := without[manyRounds/2], with[manyRounds/2]; float64(got) > maxSlower*float64(base) {
+	if base, got := slices.Min(without), slices.Min(with); float64(got) > maxSlower*float64(base) {
 		t.Errorf("p99 of the others is %v with a receiver that hangs, want at most %v × %v", got, maxSlower, base)
 	}
 	c.audit(t)
