@@ -82,9 +82,8 @@ func (b *bench) topic(ctx context.Context, name string) (string, error) {
 	return topic, nil
 }
 
-// preload makes a topic of records whose values are noise: neither JSON nor
-// text, so that every contender has to encode them as base64.
-func (b *bench) preload(ctx context.Context, name string, size int, records int64) (string, error) {
+// preload makes a topic of records with values of that size.
+func (b *bench) preload(ctx context.Context, name string, size int, records int64, value func(size int) []byte) (string, error) {
 	topic, err := b.topic(ctx, name)
 	if err != nil {
 		return "", err
@@ -92,12 +91,26 @@ func (b *bench) preload(ctx context.Context, name string, size int, records int6
 	fmt.Fprintf(b.out, "%s: producing %d records of %d bytes\n", name, records, size)
 	p := producer{client: b.client, topic: topic}
 	for n := range records {
-		p.send(ctx, int32(n%partitions), noise(size))
+		p.send(ctx, int32(n%partitions), value(size))
 	}
 	return topic, p.wait()
 }
 
-// noise is a value of random bytes. The first is never part of a text.
+// document is a JSON value: an order with lines enough to fill the size.
+func document(size int) []byte {
+	value := fmt.Appendf(nil, `{"order":%d,"lines":[`, rand.Uint32())
+	for len(value) < size-80 {
+		value = fmt.Appendf(value, `{"article":"a-%08d","count":%d,"price":%d.%02d},`, rand.IntN(1e8), rand.IntN(100), rand.IntN(1000), rand.IntN(100))
+	}
+	value = append(value, `{"note":"`...)
+	for len(value) < size-4 {
+		value = append(value, 'x')
+	}
+	return append(value, `"}]}`...)
+}
+
+// noise is a value of random bytes, neither JSON nor text, so that every contender
+// has to encode it as base64. The first is never part of a text.
 func noise(size int) []byte {
 	value := make([]byte, size)
 	for i := 0; i+8 <= size; i += 8 {
