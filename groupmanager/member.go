@@ -70,6 +70,7 @@ type member struct {
 
 	// Owned by run; the rebalance callback runs inside its Poll, or inside Close.
 	fatal error
+	ctx   context.Context // of run: when it has ended nothing is taken any more
 
 	mu     sync.Mutex // guards the look-ups of acks, status and metrics
 	held   map[topicPartition]held
@@ -79,6 +80,9 @@ type member struct {
 // run joins the group and serves it until ctx ends or something fatal happens.
 // All partitions are drained and all their progress is committed when it returns.
 func (m *member) run(ctx context.Context, topics []string) error {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	m.ctx = ctx
 	var commits sync.WaitGroup
 	if err := m.consumer.SubscribeTopics(topics, m.rebalance); err != nil {
 		return errors.Join(fmt.Errorf("subscribing: %w", err), m.leave(&commits))
@@ -94,6 +98,7 @@ func (m *member) run(ctx context.Context, topics []string) error {
 		default:
 		}
 	}
+	end()
 	m.release(slices.Collect(maps.Keys(m.held)), m.consumer.AssignmentLost())
 	m.resetOffset()
 	stop()
@@ -196,7 +201,9 @@ func (m *member) rebalance(_ *kafka.Consumer, e kafka.Event) error {
 	switch e := e.(type) {
 	case kafka.AssignedPartitions:
 		assigned := e.Partitions
-		if err := m.take(assigned); err != nil {
+		if m.ctx.Err() != nil {
+			assigned = nil // the member is leaving: Close serves what was still to come
+		} else if err := m.take(assigned); err != nil {
 			m.fatal = fmt.Errorf("taking an assignment: %w", err)
 			assigned = nil
 		}
@@ -280,8 +287,8 @@ func (m *member) earliest(tp topicPartition) (kafka.Offset, error) {
 
 // committedOffsets reads where the group stands, without partitions that have no commit.
 func (m *member) committedOffsets(tps []kafka.TopicPartition) (map[topicPartition]int64, error) {
-	var err error
-	for range fetchOffsetsTries {
+	err := m.ctx.Err()
+	for n := 0; n < fetchOffsetsTries && m.ctx.Err() == nil; n++ {
 		var found []kafka.TopicPartition
 		if found, err = m.consumer.Committed(tps, int(fetchOffsetsTimeout.Milliseconds())); err != nil {
 			continue
