@@ -24,6 +24,11 @@ func (m *Manager) observe() (unregister func(), err error) {
 	if err != nil {
 		return nil, err
 	}
+	flying, err := m.meter.Int64ObservableUpDownCounter(telemetry.DeliveryInFlight, metric.WithUnit(telemetry.UnitRequests),
+		metric.WithDescription("Requests under way."))
+	if err != nil {
+		return nil, err
+	}
 	states, err := m.meter.Int64ObservableGauge(telemetry.Webhooks, metric.WithUnit(telemetry.UnitWebhooks),
 		metric.WithDescription("Webhooks by state."))
 	if err != nil {
@@ -38,28 +43,29 @@ func (m *Manager) observe() (unregister func(), err error) {
 			o.ObserveInt64(states, n, metric.WithAttributes(attribute.String(telemetry.AttrState, string(state))))
 		}
 		for _, g := range m.all() {
-			g.observe(o, lag, age)
+			g.observe(o, lag, age, flying)
 		}
 		return nil
-	}, lag, age, states)
+	}, lag, age, flying, states)
 	if err != nil {
 		return nil, err
 	}
 	return func() { _ = r.Unregister() }, nil
 }
 
-// observe tells the lag of the partitions held here. One whose end or committed
+// observe tells the requests under way and the lag of the partitions held here. One whose end or committed
 // offset is not known yet has no series: 0 always means caught up.
-func (g *group) observe(o metric.Observer, lag metric.Int64Observable, age metric.Float64Observable) {
+func (g *group) observe(o metric.Observer, lag metric.Int64Observable, age metric.Float64Observable, flying metric.Int64Observable) {
 	g.mu.Lock()
 	m, id := g.member, g.entry.Webhook.ID
 	g.mu.Unlock()
 	if m == nil {
 		return
 	}
-	now := time.Now()
+	now, requests := time.Now(), int64(0)
 	for _, h := range m.all() {
 		t := h.tenure
+		requests += t.inFlight.Load()
 		at := metric.WithAttributes(attribute.String(telemetry.AttrWebhook, id),
 			attribute.String(telemetry.AttrTopic, t.topic), attribute.String(telemetry.AttrPartition, strconv.Itoa(int(t.partition))))
 		end, committed := m.highWatermark(t.topicPartition), m.committer.committed(t)
@@ -73,4 +79,5 @@ func (g *group) observe(o metric.Observer, lag metric.Int64Observable, age metri
 		}
 		o.ObserveFloat64(age, seconds, at)
 	}
+	o.ObserveInt64(flying, requests, metric.WithAttributes(attribute.String(telemetry.AttrWebhook, id)))
 }

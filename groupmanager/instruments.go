@@ -18,7 +18,6 @@ type instruments struct {
 	attempts   metric.Int64Counter
 	duration   metric.Float64Histogram
 	batchSize  metric.Int64Histogram
-	inFlight   metric.Int64UpDownCounter
 	delivered  metric.Int64Counter
 	skippedN   metric.Int64Counter
 	dead       metric.Int64Counter
@@ -38,7 +37,6 @@ func newInstruments(meter metric.Meter, webhook string) (*instruments, error) {
 		attempts:   b.counter(telemetry.DeliveryAttempts, telemetry.UnitAttempts, "Requests made to receivers, by what came of them."),
 		duration:   b.seconds(telemetry.DeliveryDuration, "Time from the start of a request to the end of its answer."),
 		batchSize:  b.sizes(telemetry.DeliveryBatchSize, telemetry.UnitRecords, "Records per request."),
-		inFlight:   b.upDown(telemetry.DeliveryInFlight, telemetry.UnitRequests, "Requests under way."),
 		delivered:  b.counter(telemetry.RecordsDelivered, telemetry.UnitRecords, "Records acked by receivers."),
 		skippedN:   b.counter(telemetry.RecordsSkipped, telemetry.UnitRecords, "Records given up by a policy the user set."),
 		dead:       b.counter(telemetry.DeadLetterRecords, telemetry.UnitRecords, "Records written to dead letter topics."),
@@ -60,7 +58,6 @@ func newInstruments(meter metric.Meter, webhook string) (*instruments, error) {
 // attempt counts one request that ended.
 func (i *instruments) attempt(r delivery.Result) {
 	ctx := context.Background()
-	i.inFlight.Add(ctx, -1, i.ofWebhook)
 	if r.Verdict == delivery.Acked {
 		i.attempts.Add(ctx, 1, i.ok[0])
 		i.duration.Record(ctx, r.Took.Seconds(), i.ok[1])
@@ -85,9 +82,7 @@ func outcomeOf(r delivery.Result) string {
 
 // started counts a request that begins.
 func (i *instruments) started(records int) {
-	ctx := context.Background()
-	i.inFlight.Add(ctx, 1, i.ofWebhook)
-	i.batchSize.Record(ctx, int64(records))
+	i.batchSize.Record(context.Background(), int64(records))
 }
 
 func (i *instruments) deliveredRecords(n int) {
@@ -134,12 +129,6 @@ func (b *builder) keep(err error) {
 
 func (b *builder) counter(name, unit, about string) metric.Int64Counter {
 	i, err := b.meter.Int64Counter(name, metric.WithUnit(unit), metric.WithDescription(about))
-	b.keep(err)
-	return i
-}
-
-func (b *builder) upDown(name, unit, about string) metric.Int64UpDownCounter {
-	i, err := b.meter.Int64UpDownCounter(name, metric.WithUnit(unit), metric.WithDescription(about))
 	b.keep(err)
 	return i
 }

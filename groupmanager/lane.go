@@ -159,6 +159,7 @@ func (l *lane) sendDue(now time.Time) {
 func (l *lane) start(o *outgoing, now time.Time) {
 	o.inFlight = true
 	l.inFlight++
+	l.tenure.inFlight.Store(int64(l.inFlight))
 	if o.exhaust {
 		l.senders.do(job{o: o, dead: l.deadLetterOf(o, now)})
 		return
@@ -201,6 +202,7 @@ func (l *lane) finished(d done) {
 	o := d.job.o
 	o.inFlight = false
 	l.inFlight--
+	l.tenure.inFlight.Store(int64(l.inFlight))
 	if d.job.dead != nil {
 		l.deadLettered(o, d.err)
 	} else {

@@ -21,8 +21,9 @@ type tenure struct {
 	began   int32  // the group's generation at the assignment
 
 	// Written by the partition, read by anyone.
-	safe   atomic.Int64 // offset that may be committed; -1 before anything is known
-	oldest atomic.Int64 // timestamp in ms of the oldest record not settled; 0 for none
+	safe     atomic.Int64 // offset that may be committed; -1 before anything is known
+	oldest   atomic.Int64 // timestamp in ms of the oldest record not settled; 0 for none
+	inFlight atomic.Int64 // requests under way
 
 	// Guarded by committer.mu.
 	committed int64 // confirmed by the broker; -1 before anything is known
