@@ -178,7 +178,6 @@ func (s *gateway) begin(ctx context.Context) (err error) {
 		"url": s.url, "topics": []string{s.topic}, "group_id": s.group(), "start": "earliest",
 		"batch":   map[string]any{"max_records": s.batch, "max_bytes": maxBytes, "linger_ms": 0},
 		"fetch":   map[string]any{"prefetch_bytes": prefetchBytes},
-		"format":  map[string]any{"value": "base64"},
 		"signing": map[string]any{"enabled": s.signed},
 	})
 	if err == nil && reply.Status != http.StatusCreated {
