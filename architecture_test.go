@@ -39,13 +39,14 @@ func within(path string, folders ...string) bool {
 // layers are the rooms of the gateway and what of the module each may import,
 // beside internal and its own folder. Imports point one way:
 //
-//	cmd -> server -> groupmanager -> acker, webhooks
+//	cmd -> server -> groupmanager -> acker, replica, webhooks
 var layers = map[string][]string{
 	"acker":        {},
+	"replica":      {},
 	"webhooks":     {},
-	"groupmanager": {"acker", "webhooks"},
+	"groupmanager": {"acker", "replica", "webhooks"},
 	"server":       {".", "groupmanager", "webhooks"},
-	"cmd":          {".", "server", "groupmanager", "acker", "webhooks"},
+	"cmd":          {".", "server", "groupmanager", "acker", "replica", "webhooks"},
 }
 
 // foundations are the packages of internal that rooms may build on, and what of
@@ -62,7 +63,7 @@ var foundations = map[string][]string{
 
 // homes tells where alone a library may be imported, tests apart.
 var homes = map[string][]string{
-	"github.com/confluentinc/confluent-kafka-go": {"groupmanager", "webhooks/kafkastore", "internal", "cmd", "test"},
+	"github.com/confluentinc/confluent-kafka-go": {"groupmanager", "replica", "webhooks/kafkastore", "internal", "cmd", "test"},
 	"github.com/go-chi/chi":                      {"server"},
 	"github.com/hashicorp/go-retryablehttp":      {"webhooks/delivery"},
 	"go.opentelemetry.io/otel/sdk":               {"cmd", "internal/telemetry"},

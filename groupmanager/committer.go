@@ -76,6 +76,15 @@ func (c *committer) publish(t *tenure, n int64) {
 	}
 }
 
+// note tells the delivery state that belongs to a commit of n.at. The partition calls it.
+func (c *committer) note(t *tenure, n *note) {
+	t.noted.Store(n)
+	select {
+	case c.dirty <- struct{}{}:
+	default:
+	}
+}
+
 // await returns the committed offset once it covers what was asked. It fails with
 // ErrNoOwner when the tenure ends first, and with ctx.
 func (c *committer) await(ctx context.Context, t *tenure, cover int64) (int64, error) {

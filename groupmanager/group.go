@@ -170,7 +170,7 @@ func (g *group) join(w webhooks.Webhook, client *delivery.Client, topics map[str
 	revision := g.revision()
 	m.lane = &laneConfig{
 		webhook: w, client: client, dead: deadLetterWriter{s.producer}, tokens: s.tokens, ids: s.ids,
-		generation: m.current.Load, publish: m.committer.publish,
+		generation: m.current.Load, publish: m.committer.publish, note: m.committer.note, lease: &m.lease,
 		gone:    func() { g.paused.Store(true); s.gone(g, revision) },
 		metrics: metrics,
 		tracer:  &tracer{tracer: s.tracer, on: s.cfg.Tracing, group: w.GroupID},

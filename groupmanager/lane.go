@@ -47,10 +47,13 @@ type laneConfig struct {
 	ids        *acker.DeliveryIDs
 	generation func() int32
 	publish    func(*tenure, int64) // progress, up to the committer
+	note       func(*tenure, *note) // delivery state, up to the committer
+	lease      *lease               // nothing new is sent, and no ack is taken, when it is over
 	gone       func()               // the receiver answered 410
 	metrics    *instruments
 	tracer     *tracer
 	owner      string // replica id
+	ownerURL   string // its advertised address, for tokens
 	logger     *slog.Logger
 }
 

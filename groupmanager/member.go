@@ -65,6 +65,7 @@ type member struct {
 	reset     string        // the webhook's offset_reset
 	logger    *slog.Logger
 
+	lease   lease
 	current atomic.Int32 // the group's generation; -1 before the first join
 	faults  chan fault   // one slot: the first fault ends the member
 

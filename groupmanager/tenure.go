@@ -3,6 +3,8 @@ package groupmanager
 import (
 	"math/rand/v2"
 	"sync/atomic"
+
+	"github.com/kpush/kpush/acker"
 )
 
 // topicPartition names a partition of a topic; comparable, unlike the client's.
@@ -17,18 +19,32 @@ type topicPartition struct {
 type tenure struct {
 	topicPartition
 	topicID [16]byte
-	id      uint64 // random: tells apart tenures whose generations collide
-	began   int32  // the group's generation at the assignment
+	id      uint64         // random: tells apart tenures whose generations collide
+	began   int32          // the group's generation at the assignment
+	start   int64          // committed offset at the assignment; -1 if there was none
+	resume  acker.Metadata // what the tenure before left with that commit
 
 	// Written by the partition, read by anyone.
-	safe     atomic.Int64 // offset that may be committed; -1 before anything is known
-	oldest   atomic.Int64 // timestamp in ms of the oldest record not settled; 0 for none
-	inFlight atomic.Int64 // requests under way
+	safe     atomic.Int64         // offset that may be committed; -1 before anything is known
+	oldest   atomic.Int64         // timestamp in ms of the oldest record not settled; 0 for none
+	inFlight atomic.Int64         // requests under way
+	noted    atomic.Pointer[note] // delivery state that goes with a commit; nil for none
+
+	// waiting is set until the receiver has answered the lifecycle call that tells
+	// it of the assignment: nothing is delivered before.
+	waiting atomic.Bool
 
 	// Guarded by committer.mu.
 	committed int64 // confirmed by the broker; -1 before anything is known
 	ended     bool
 	waiters   []waiter
+}
+
+// note is delivery state for the metadata of a commit of one offset: with another
+// offset it means nothing. Immutable.
+type note struct {
+	at   int64
+	text string // of acker.Metadata
 }
 
 // waiter is an ack that wants its commit confirmed. The channel has one slot and
@@ -39,7 +55,7 @@ type waiter struct {
 }
 
 func newTenure(tp topicPartition, topicID [16]byte, generation int32, committed int64) *tenure {
-	t := &tenure{topicPartition: tp, topicID: topicID, id: rand.Uint64(), began: generation, committed: committed}
+	t := &tenure{topicPartition: tp, topicID: topicID, id: rand.Uint64(), began: generation, start: committed, committed: committed}
 	t.safe.Store(-1)
 	return t
 }
