@@ -14,22 +14,21 @@ import (
 // tells of its end through the poll loop, and has none for KIP-848. A process that
 // was stopped and goes on finds the lease over before it does anything.
 type lease struct {
-	until atomic.Int64 // nanoseconds since epoch; 0: no lease yet
+	until atomic.Pointer[time.Time] // with a monotonic reading; nil: no lease yet
 }
-
-// epoch is the start of the monotonic clock that leases are kept by.
-var epoch = time.Now()
 
 // renew sets the end of the lease, never to an earlier time.
 func (l *lease) renew(until time.Time) {
-	n := int64(until.Sub(epoch))
 	for {
 		old := l.until.Load()
-		if n <= old || l.until.CompareAndSwap(old, n) {
+		if old != nil && !until.After(*old) || l.until.CompareAndSwap(old, &until) {
 			return
 		}
 	}
 }
 
-// holds tells whether the lease has not ended at now, which must have a monotonic reading.
-func (l *lease) holds(now time.Time) bool { return int64(now.Sub(epoch)) < l.until.Load() }
+// holds tells whether the lease has not ended at now.
+func (l *lease) holds(now time.Time) bool {
+	until := l.until.Load()
+	return until != nil && now.Before(*until)
+}
