@@ -209,6 +209,50 @@ func TestWorkHasADeadline(t *testing.T) {
 	})
 }
 
+// Replicas call each other on the API's listener. What they have to say is
+// checked and bounded by the handler that knows them.
+func TestInternalCallsAreTheHandlersAffair(t *testing.T) {
+	logger, log := captureLog(slog.LevelDebug)
+	spans := tracetest.NewSpanRecorder()
+	s, _ := newServer(t, func(c *Config) {
+		c.Logger = logger
+		c.TracerProvider = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))
+		c.Internal = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, "/panic") {
+				panic("out of my depth")
+			}
+			n, err := io.Copy(io.Discard, r.Body)
+			fmt.Fprintf(w, "%s %s %d %v", r.Method, r.URL.Path, n, err)
+		})
+	})
+	post := func(path string, size int) (int, string) {
+		w := httptest.NewRecorder()
+		body := strings.NewReader(strings.Repeat("x", size))
+		s.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "POST", path, body))
+		return w.Code, w.Body.String()
+	}
+	const size = 2 * maxBody
+	if status, got := post("/internal/v1/ack", size); status != 200 || got != fmt.Sprintf("POST /internal/v1/ack %d <nil>", size) {
+		t.Errorf("answered %d %q, want what the handler says after %d bytes", status, got, size)
+	}
+	if want := "route=/internal/v1/*"; !strings.Contains(log.String(), want) {
+		t.Errorf("the log has no %s: %s", want, log)
+	}
+	if n := len(spans.Ended()); n > 0 {
+		t.Errorf("there are %d spans, want none", n)
+	}
+	if status, got := post("/internal/v1/panic", 0); status != 500 || strings.Contains(got, "depth") {
+		t.Errorf("a panic was answered %d %q, want 500 and nothing of it", status, got)
+	}
+	for _, path := range []string{"/internal/", "/internal/v2/ack", "/v1/internal/v1/ack"} {
+		if status, _ := post(path, 0); status != 404 {
+			t.Errorf("POST %s: %d, want 404", path, status)
+		}
+	}
+	without, _ := newServer(t)
+	wantProblem(t, exchange{method: "POST", path: "/internal/v1/ack", body: "{}"}.do(t, without), 404, api.ErrorCodeNotFound)
+}
+
 func TestAccessLog(t *testing.T) {
 	logger, log := captureLog(slog.LevelDebug)
 	s, _ := newServer(t, func(c *Config) { c.Logger = logger })

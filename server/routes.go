@@ -40,6 +40,17 @@ func (s *Server) routes() http.Handler {
 	return r
 }
 
+// internalPath is where replicas call each other. It is no part of the API, and of
+// what the API does to a request only the bookkeeping is done to theirs.
+const internalPath = "/internal/v1/"
+
+func (s *Server) internalRoutes(h http.Handler) http.Handler {
+	r := chi.NewRouter()
+	r.Use(s.identified, s.accessLog, s.recovered)
+	r.Handle(internalPath+"*", h)
+	return r
+}
+
 // Management returns the pages for operators, which ask for no credentials and
 // belong on a listener of their own: metrics as the handler given serves them,
 // health, the version and profiles.

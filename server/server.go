@@ -10,6 +10,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -29,6 +30,11 @@ type Config struct {
 
 	// InsecureNoAuth lets everybody do everything.
 	InsecureNoAuth bool
+
+	// Internal answers other replicas, at /internal/v1/ on the API's listener. It
+	// checks by itself who calls, and bounds what it reads. Default: none, and
+	// nothing is at these paths.
+	Internal http.Handler
 
 	// Version is what /version tells.
 	Version version.Info
@@ -60,6 +66,7 @@ type Server struct {
 	requestTimeout time.Duration
 	draining       atomic.Bool
 	api            http.Handler
+	internal       http.Handler // nil: none
 }
 
 // New makes a Server. It starts nothing.
@@ -86,11 +93,20 @@ func New(cfg Config) (*Server, error) {
 		s.requestTimeout = defaultRequestTimeout
 	}
 	s.api = s.routes()
+	if cfg.Internal != nil {
+		s.internal = s.internalRoutes(cfg.Internal)
+	}
 	return s, nil
 }
 
-// ServeHTTP answers one request to the API.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.api.ServeHTTP(w, r) }
+// ServeHTTP answers one request to the API, or of another replica.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if s.internal != nil && strings.HasPrefix(r.URL.Path, internalPath) {
+		s.internal.ServeHTTP(w, r)
+		return
+	}
+	s.api.ServeHTTP(w, r)
+}
 
 // Drain makes /readyz answer 503 from now on, on both listeners. All else is
 // still served.
