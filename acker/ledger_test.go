@@ -236,19 +236,6 @@ func TestVerdictAfterTheReceiversWordIsMoot(t *testing.T) {
 	}
 }
 
-func TestReplayedAckChangesNothing(t *testing.T) {
-	b := play(t, []step{deliver(Run{0, 9}), deliver(Run{10, 19}), send(0), send(1), said(ackOf(10, 19, 14))})
-	want := b.String()
-	for range 1000 {
-		if got := describe(b.Apply(ackOf(10, 19, 14))); got != "repeat, cover 15, blocked by 0" {
-			t.Fatalf("replay: got %q", got)
-		}
-	}
-	if got := b.String(); got != want {
-		t.Errorf("books: got %q, want %q", got, want)
-	}
-}
-
 func TestDeliver(t *testing.T) {
 	known := []step{deliver(Run{10, 19}), advance(25)}
 	for _, test := range []struct {
