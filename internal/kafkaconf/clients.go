@@ -34,6 +34,12 @@ const (
 	// that is away for a while must not look like another writer. Brokers take up
 	// to 15 minutes by default.
 	transactionTimeoutMs = 10 * 60_000
+
+	// controlSessionMs is how long the control group waits for a member that is not
+	// heard of before another one leads; a third of it goes by between two signs of
+	// life.
+	controlSessionMs   = 10_000
+	controlHeartbeatMs = 3_000
 )
 
 // Consumer is the configuration of a member of w's group. Positions and commits
@@ -51,6 +57,10 @@ func (c Config) Consumer(w webhooks.Webhook) kafka.ConfigMap {
 	m["enable.partition.eof"] = false
 	m["auto.offset.reset"] = "error"
 
+	if c.InstanceID != "" {
+		m["group.instance.id"] = c.InstanceID
+	}
+
 	m["fetch.min.bytes"] = w.Fetch.MinBytes
 	m["fetch.wait.max.ms"] = w.Fetch.MaxWaitMs
 	m["max.partition.fetch.bytes"] = w.Fetch.MaxBytes
@@ -65,6 +75,30 @@ func (c Config) Consumer(w webhooks.Webhook) kafka.ConfigMap {
 		m["group.protocol"] = Classic
 		propose(m, defaultAssignor, "partition.assignment.strategy")
 	}
+	m["go.logs.channel.enable"] = true
+	return m
+}
+
+// Control is the configuration of a member of the control group, whose only
+// business is to be a member: it reads and commits nothing. The group is always a
+// classic one, and its assignor leaves a partition with the member that has it.
+func (c Config) Control(group string) kafka.ConfigMap {
+	m := c.base(producerOnly)
+	delete(m, "group.remote.assignor") // of KIP-848
+	m["group.id"] = group
+	m["group.protocol"] = Classic
+	m["partition.assignment.strategy"] = defaultAssignor
+	if c.InstanceID != "" {
+		m["group.instance.id"] = c.InstanceID
+	}
+	if _, given := m["session.timeout.ms"]; !given {
+		m["session.timeout.ms"] = controlSessionMs
+		m["heartbeat.interval.ms"] = controlHeartbeatMs
+	}
+	m["enable.auto.commit"] = false
+	m["enable.auto.offset.store"] = false
+	m["auto.offset.reset"] = "error"
+	propose(m, metadataRefreshMs, "topic.metadata.refresh.interval.ms")
 	m["go.logs.channel.enable"] = true
 	return m
 }

@@ -35,6 +35,12 @@ type Config struct {
 	// means librdkafka's own.
 	ClientID string
 
+	// InstanceID is the group.instance.id of the process's members in their groups:
+	// one that comes back within the session timeout takes its partitions up again
+	// without a rebalance. No two processes may have the same. Empty means dynamic
+	// members.
+	InstanceID string
+
 	// Logger hears what the clients log; nil drops it.
 	Logger *slog.Logger
 }
@@ -124,11 +130,13 @@ func (c Config) tryOut() error {
 	largest := webhooks.Default()
 	largest.GroupID = "validate"
 	largest.Fetch.PrefetchBytes = 256 << 20 // raises the largest response the client must take
-	consumer, err := kafka.NewConsumer(quiet(c.Consumer(largest)))
-	if err != nil {
-		return fmt.Errorf("kafka.properties: %w", err)
+	for _, m := range []kafka.ConfigMap{c.Consumer(largest), c.Control("validate")} {
+		consumer, err := kafka.NewConsumer(quiet(m))
+		if err != nil {
+			return fmt.Errorf("kafka.properties: %w", err)
+		}
+		consumer.Close()
 	}
-	consumer.Close()
 	producer, err := kafka.NewProducer(quiet(c.Producer()))
 	if err != nil {
 		return fmt.Errorf("kafka.properties: %w", err)

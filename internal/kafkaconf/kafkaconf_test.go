@@ -63,6 +63,14 @@ func TestValidate(t *testing.T) {
 			c.GroupProtocol = "consumer"
 			c.Properties = map[string]string{"partition.assignment.strategy": "range"}
 		}, []string{"partition.assignment.strategy"}},
+		"a poll interval that the control group has no room in": {func(c *Config) {
+			c.GroupProtocol = "consumer"
+			c.Properties = map[string]string{"max.poll.interval.ms": "9000"}
+		}, []string{"max.poll.interval.ms"}},
+		"a remote assignor": {func(c *Config) {
+			c.GroupProtocol = "consumer"
+			c.Properties = map[string]string{"group.remote.assignor": "uniform"}
+		}, nil},
 		"a misspelt property": {func(c *Config) {
 			c.Properties = map[string]string{"sasl.mechansim": "PLAIN"}
 		}, []string{"kafka.properties", "sasl.mechansim"}},
@@ -153,6 +161,29 @@ func TestTheNewProtocolTakesNoAssignor(t *testing.T) {
 	want(t, Config{GroupProtocol: ConsumerKIP848}.Consumer(hook()), kafka.ConfigMap{
 		"group.protocol": "consumer", "partition.assignment.strategy": nil, "session.timeout.ms": nil, "heartbeat.interval.ms": nil,
 	})
+}
+
+func TestTheControlGroupIsAlwaysClassicAndItsAssignorLeavesTheLeader(t *testing.T) {
+	c := Config{GroupProtocol: ConsumerKIP848, ClientID: "kpush-7|http://h:1", Properties: map[string]string{
+		"group.remote.assignor": "uniform", "security.protocol": "plaintext", "linger.ms": "1",
+		"heartbeat.interval.ms": "15000", // beside the usual session of 45 s
+	}}
+	want(t, c.Control("r.control"), kafka.ConfigMap{
+		"group.id": "r.control", "group.protocol": "classic", "partition.assignment.strategy": "cooperative-sticky",
+		"group.remote.assignor": nil, "group.instance.id": nil, "client.id": "kpush-7|http://h:1",
+		"session.timeout.ms": 10_000, "heartbeat.interval.ms": 3_000, "enable.auto.commit": false,
+		"security.protocol": "plaintext", "linger.ms": nil,
+	})
+	c = Config{InstanceID: "i-1", Properties: map[string]string{"session.timeout.ms": "6000", "partition.assignment.strategy": "range"}}
+	want(t, c.Control("r.control"), kafka.ConfigMap{
+		"session.timeout.ms": "6000", "heartbeat.interval.ms": nil, "group.instance.id": "i-1",
+		"partition.assignment.strategy": "cooperative-sticky",
+	})
+}
+
+func TestStaticMembersBearTheInstanceID(t *testing.T) {
+	want(t, Config{InstanceID: "i-1"}.Consumer(hook()), kafka.ConfigMap{"group.instance.id": "i-1"})
+	want(t, Config{}.Consumer(hook()), kafka.ConfigMap{"group.instance.id": nil})
 }
 
 func TestProducersConfirmEveryWrite(t *testing.T) {
