@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"testing"
 	"time"
@@ -31,6 +32,8 @@ type house struct {
 	brokers  string
 	receiver *gatewaytest.Receiver
 	stop     func()
+
+	properties map[string]string // of the Kafka client, besides the usual ones
 }
 
 // embedded starts a broker in memory.
@@ -62,6 +65,7 @@ func (h *house) start(t *testing.T) {
 	conf := kafkaconf.Config{Brokers: []string{h.brokers}, Logger: logger, Properties: map[string]string{
 		"session.timeout.ms": "6000", "heartbeat.interval.ms": "500", "topic.metadata.refresh.interval.ms": "1000",
 	}}
+	maps.Copy(conf.Properties, h.properties)
 	keys, err := webhooks.NewKeys("MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
 	if err != nil {
 		t.Fatal(err)
