@@ -82,12 +82,16 @@ func (c *cluster) topics(ctx context.Context, names []string) (map[string]topicI
 		default:
 			return nil, fmt.Errorf("describing topic %q: %w", t.Name, t.Error)
 		}
-		info := topicInfo{partitions: int32(len(t.Partitions))}
-		binary.BigEndian.PutUint64(info.id[:8], uint64(t.TopicID.GetMostSignificantBits()))
-		binary.BigEndian.PutUint64(info.id[8:], uint64(t.TopicID.GetLeastSignificantBits()))
-		infos[t.Name] = info
+		infos[t.Name] = infoOf(t)
 	}
 	return infos, nil
+}
+
+func infoOf(t kafka.TopicDescription) topicInfo {
+	info := topicInfo{partitions: int32(len(t.Partitions))}
+	binary.BigEndian.PutUint64(info.id[:8], uint64(t.TopicID.GetMostSignificantBits()))
+	binary.BigEndian.PutUint64(info.id[8:], uint64(t.TopicID.GetLeastSignificantBits()))
+	return info
 }
 
 // partitionsOf lists every partition of the topics.

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
 )
 
 const (
@@ -23,9 +25,15 @@ var (
 	errCommitIncomplete = errors.New("the final commit did not cover everything")
 )
 
-// commitFunc commits offsets and returns the partitions the broker confirmed.
+// position is what a commit holds of one partition.
+type position struct {
+	offset   int64
+	metadata string // text of acker.Metadata about what begins at offset
+}
+
+// commitFunc commits positions and returns the partitions the broker confirmed.
 // An error means that the call as a whole failed.
-type commitFunc func(map[topicPartition]int64) (map[topicPartition]bool, error)
+type commitFunc func(map[topicPartition]position) (map[topicPartition]bool, error)
 
 // committer turns the safe offsets of the member's live tenures into committed
 // ones. One commit is in flight at most; what becomes safe meanwhile goes in the
@@ -43,17 +51,19 @@ type committer struct {
 	dirty  chan struct{} // something became safe; one slot
 	urgent chan struct{} // somebody waits for a commit; one slot
 
-	mu   sync.Mutex
-	live map[topicPartition]*tenure
-	busy chan struct{} // closed when the commit in flight is back; nil when there is none
+	mu      sync.Mutex
+	live    map[topicPartition]*tenure
+	busy    chan struct{} // closed when the commit in flight is back; nil when there is none
+	refused int32         // generation that the coordinator has refused; -1: none
 }
 
 func newCommitter(commit commitFunc, generation func() int32, metrics *instruments, logger *slog.Logger) *committer {
 	return &committer{
 		commit: commit, generation: generation, metrics: metrics, logger: logger,
-		dirty:  make(chan struct{}, 1),
-		urgent: make(chan struct{}, 1),
-		live:   make(map[topicPartition]*tenure),
+		dirty:   make(chan struct{}, 1),
+		urgent:  make(chan struct{}, 1),
+		live:    make(map[topicPartition]*tenure),
+		refused: -1,
 	}
 }
 
@@ -164,19 +174,18 @@ func (c *committer) run(ctx context.Context) {
 func (c *committer) round() error {
 	generation := c.generation() // asks the client's own thread, so not under the lock
 	c.mu.Lock()
-	offsets := make(map[topicPartition]int64)
 	taken := make([]*tenure, 0, len(c.live))
-	for tp, t := range c.live {
-		if n := t.safe.Load(); n > t.committed {
-			offsets[tp] = n
-			taken = append(taken, t)
-		}
+	for _, t := range c.live {
+		taken = append(taken, t)
 	}
-	if len(offsets) == 0 {
+	due := dueOf(taken)
+	switch {
+	case len(due) == 0:
 		c.mu.Unlock()
 		return nil
-	}
-	if generation < 0 { // an empty group accepts a commit with generation -1 from anybody
+	case generation < 0 || generation == c.refused:
+		// An empty group accepts a commit with generation -1 from anybody; and one
+		// that the coordinator has refused it will refuse again.
 		c.mu.Unlock()
 		return errNotInGroup
 	}
@@ -184,21 +193,55 @@ func (c *committer) round() error {
 	c.busy = busy
 	c.mu.Unlock()
 
-	confirmed, err := c.timedCommit(offsets)
+	confirmed, err := c.timedCommit(due)
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.busy = nil
 	close(busy)
-	for _, t := range taken {
-		if confirmed[t.topicPartition] {
-			t.confirm(offsets[t.topicPartition])
+	if isOutOfGroup(err) {
+		c.refused = generation
+	}
+	return c.confirm(taken, due, confirmed, err)
+}
+
+// dueOf is what of tenures has to be committed now. The caller holds committer.mu.
+func dueOf(tenures []*tenure) map[topicPartition]position {
+	due := make(map[topicPartition]position)
+	for _, t := range tenures {
+		if p := t.position(); p != t.confirmed() && p.offset >= 0 {
+			due[t.topicPartition] = p
 		}
 	}
-	if err == nil && len(confirmed) < len(offsets) {
-		err = errCommitIncomplete
+	return due
+}
+
+// confirm takes in the answer to a commit. The caller holds committer.mu.
+func (c *committer) confirm(tenures []*tenure, due map[topicPartition]position, confirmed map[topicPartition]bool, err error) error {
+	for _, t := range tenures {
+		if confirmed[t.topicPartition] {
+			t.confirm(due[t.topicPartition])
+		}
+	}
+	if err == nil && len(confirmed) < len(due) {
+		return errCommitIncomplete
 	}
 	return err
+}
+
+// isOutOfGroup tells whether the coordinator says that the member or its
+// generation is not of the group any more. The tenures end when the client tells
+// of it; until it has joined anew nothing is committed.
+func isOutOfGroup(err error) bool {
+	e, ok := errors.AsType[kafka.Error](err)
+	if !ok {
+		return false
+	}
+	switch e.Code() {
+	case kafka.ErrIllegalGeneration, kafka.ErrUnknownMemberID, kafka.ErrStaleMemberEpoch, kafka.ErrFencedInstanceID:
+		return true
+	}
+	return false
 }
 
 // finish commits the last safe offsets of tenures whose partitions have stopped,
@@ -222,22 +265,20 @@ func (c *committer) finish(tenures []*tenure, deadline time.Time) error {
 		}
 	}
 	for {
-		offsets := make(map[topicPartition]int64)
 		c.mu.Lock()
-		for _, t := range tenures {
-			if n := t.safe.Load(); n > t.committed {
-				offsets[t.topicPartition] = n
-			}
-		}
+		due := dueOf(tenures)
 		c.mu.Unlock()
-		if len(offsets) == 0 {
+		if len(due) == 0 {
 			return nil
 		}
 		if c.generation() < 0 {
 			return errNotInGroup
 		}
-		err := c.commitBy(deadline, tenures, offsets)
-		if errors.Is(err, errCommitHung) || (err != nil && time.Until(deadline) < commitRetry) {
+		confirmed, err := c.commitBy(deadline, due)
+		c.mu.Lock()
+		err = c.confirm(tenures, due, confirmed, err)
+		c.mu.Unlock()
+		if errors.Is(err, errCommitHung) || isOutOfGroup(err) || (err != nil && time.Until(deadline) < commitRetry) {
 			return err
 		}
 		if err != nil {
@@ -246,32 +287,23 @@ func (c *committer) finish(tenures []*tenure, deadline time.Time) error {
 	}
 }
 
-// commitBy is one commit of finish that is waited for until the deadline.
-func (c *committer) commitBy(deadline time.Time, tenures []*tenure, offsets map[topicPartition]int64) error {
+// commitBy is one commit that is waited for until the deadline: errCommitHung
+// means that it may still be on its way.
+func (c *committer) commitBy(deadline time.Time, due map[topicPartition]position) (map[topicPartition]bool, error) {
 	type outcome struct {
 		confirmed map[topicPartition]bool
 		err       error
 	}
 	back := make(chan outcome, 1)
 	go func() {
-		confirmed, err := c.timedCommit(offsets)
+		confirmed, err := c.timedCommit(due)
 		back <- outcome{confirmed, err}
 	}()
 	select {
 	case o := <-back:
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		for _, t := range tenures {
-			if o.confirmed[t.topicPartition] {
-				t.confirm(offsets[t.topicPartition])
-			}
-		}
-		if o.err == nil && len(o.confirmed) < len(offsets) {
-			return errCommitIncomplete
-		}
-		return o.err
+		return o.confirmed, o.err
 	case <-time.After(time.Until(deadline)):
-		return errCommitHung
+		return nil, errCommitHung
 	}
 }
 
@@ -297,24 +329,9 @@ func (c *committer) end(tenures []*tenure) {
 	}
 }
 
-func (c *committer) timedCommit(offsets map[topicPartition]int64) (map[topicPartition]bool, error) {
+func (c *committer) timedCommit(due map[topicPartition]position) (map[topicPartition]bool, error) {
 	start := time.Now()
-	confirmed, err := c.commit(offsets)
+	confirmed, err := c.commit(due)
 	c.metrics.committed(time.Since(start), err)
 	return confirmed, err
-}
-
-// confirm records that the broker has n, and tells who waited for it. The caller holds committer.mu.
-func (t *tenure) confirm(n int64) {
-	if n <= t.committed {
-		return
-	}
-	t.committed = n
-	t.waiters = slices.DeleteFunc(t.waiters, func(w waiter) bool {
-		if w.cover > n {
-			return false
-		}
-		w.done <- n
-		return true
-	})
 }

@@ -20,11 +20,11 @@ type broker struct {
 	hold       chan struct{} // when set, a commit waits for it
 
 	mu      sync.Mutex
-	commits []map[topicPartition]int64
+	commits []map[topicPartition]position
 	fail    error
 }
 
-func (b *broker) commit(offsets map[topicPartition]int64) (map[topicPartition]bool, error) {
+func (b *broker) commit(offsets map[topicPartition]position) (map[topicPartition]bool, error) {
 	b.mu.Lock()
 	b.commits = append(b.commits, maps.Clone(offsets))
 	err := b.fail
@@ -57,7 +57,7 @@ func desk(t *testing.T, b *broker) (*committer, *tenure) {
 	}
 	b.generation.Store(7)
 	c := newCommitter(b.commit, b.generation.Load, metrics, slog.New(slog.DiscardHandler))
-	tn := newTenure(topicPartition{"orders", 0}, [16]byte{}, 7, 0)
+	tn := newTenure(topicPartition{"orders", 0}, [16]byte{}, 7, position{})
 	c.begin(tn)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +25,10 @@ const (
 	// minLife is how long a member has to live for its successor to begin
 	// without a grudge.
 	minLife = 5 * time.Second
+
+	// Statistics tell of the coordinator's signs of life, often enough for a lease.
+	statisticsPart = 10
+	minStatistics  = 250 * time.Millisecond
 )
 
 // Why a member is stopped while its group goes on, or for good.
@@ -39,6 +43,7 @@ type group struct {
 	shared *shared
 	logger *slog.Logger
 	paused atomic.Bool   // nothing new is sent
+	memory *memory       // of committed offsets, over the lives of members
 	retry  chan struct{} // ends a backoff; one slot
 	done   chan struct{} // closed when run has returned
 
@@ -55,6 +60,7 @@ func newGroup(s *shared, e webhooks.Entry) *group {
 	g := &group{
 		shared: s, entry: e,
 		logger: s.logger.With("webhook", e.Webhook.ID, "group", e.Webhook.GroupID),
+		memory: newMemory(),
 		retry:  make(chan struct{}, 1),
 		done:   make(chan struct{}),
 		cancel: func(error) {},
@@ -85,6 +91,10 @@ func (g *group) run(ctx context.Context, former <-chan struct{}) {
 			backoff = restartInitial
 		}
 		g.failed(err)
+		if errors.Is(err, errInstanceFenced) {
+			g.fenced(ctx, err)
+			continue
+		}
 		wait := backoff/2 + rand.N(backoff/2)
 		g.logger.Error("the group stopped and will begin again", "error", err, "reason", g.failure(), "retry_in", wait)
 		backoff = min(2*backoff, restartMax)
@@ -94,6 +104,18 @@ func (g *group) run(ctx context.Context, former <-chan struct{}) {
 			backoff = restartInitial
 		case <-ctx.Done():
 		}
+	}
+}
+
+// fenced waits until somebody resumes the webhook. Joining again would fence the
+// other process, which would join again.
+func (g *group) fenced(ctx context.Context, err error) {
+	g.shared.fenced.Store(true)
+	g.logger.Error("the group stopped until the webhook is resumed or the process is restarted", "error", err)
+	select {
+	case <-g.retry:
+		g.shared.fenced.Store(false)
+	case <-ctx.Done():
 	}
 }
 
@@ -115,18 +137,21 @@ func (g *group) live(parent context.Context) error {
 	if err != nil {
 		return err
 	}
+	g.mu.Lock()
+	g.topics = topics
+	g.mu.Unlock()
 	client, err := delivery.NewClient(delivery.Config{Webhook: w, Secret: secret, AckURL: g.shared.cfg.AckURL, UserAgent: g.shared.cfg.UserAgent})
 	if err != nil {
 		return fmt.Errorf("making the delivery client: %w", err)
 	}
 	defer client.Close()
-	m, logs, err := g.join(w, client, topics)
+	m, logs, err := g.join(ctx, w, client)
 	if err != nil {
 		return err
 	}
 	defer logs()
 	g.mu.Lock()
-	g.member, g.topics, g.reason = m, topics, ""
+	g.member, g.reason = m, ""
 	g.mu.Unlock()
 	err = m.run(ctx, w.Topics)
 	g.mu.Lock()
@@ -139,13 +164,16 @@ func (g *group) live(parent context.Context) error {
 }
 
 // join makes the member; logs ends the reading of its client's log, after the member has left.
-func (g *group) join(w webhooks.Webhook, client *delivery.Client, topics map[string]topicInfo) (m *member, logs func(), err error) {
+func (g *group) join(ctx context.Context, w webhooks.Webhook, client *delivery.Client) (m *member, logs func(), err error) {
 	s := g.shared
 	metrics, err := newInstruments(s.meter, w.ID)
 	if err != nil {
 		return nil, nil, fmt.Errorf("making metrics: %w", err)
 	}
 	conf := s.cfg.Kafka.Consumer(w)
+	session := sessionOf(conf)
+	conf["statistics.interval.ms"] = int(max(minStatistics, session/statisticsPart).Milliseconds())
+	born := time.Now()
 	consumer, err := kafka.NewConsumer(&conf)
 	if err != nil {
 		return nil, nil, fmt.Errorf("making the consumer: %w", err)
@@ -158,12 +186,17 @@ func (g *group) join(w webhooks.Webhook, client *delivery.Client, topics map[str
 		return nil, nil, err
 	}
 	m = &member{
-		consumer: consumer, queues: queues, topics: topics, paused: &g.paused,
-		drain:  min(s.cfg.DrainTimeout, rebalanceTimeout(conf)*6/10),
-		logger: g.logger,
-		faults: make(chan fault, 1),
-		held:   make(map[topicPartition]held),
-		reset:  w.OffsetReset,
+		consumer: consumer, queues: queues, paused: &g.paused,
+		describe: func(topic string, partition int32) (topicInfo, error) { return g.describe(ctx, topic, partition) },
+		memory:   g.memory,
+		drain:    min(s.cfg.DrainTimeout, rebalanceTimeout(conf)*6/10),
+		born:     born, session: session,
+		logger:  g.logger,
+		orders:  make(chan order),
+		done:    make(chan struct{}),
+		crashed: make(map[topicPartition]*crash),
+		held:    make(map[topicPartition]held),
+		reset:   w.OffsetReset,
 	}
 	m.current.Store(-1)
 	m.committer = newCommitter(m.commit, queues.Generation, metrics, g.logger)
@@ -177,18 +210,6 @@ func (g *group) join(w webhooks.Webhook, client *delivery.Client, topics map[str
 		owner:   s.cfg.ReplicaID, logger: g.logger,
 	}
 	return m, logs, nil
-}
-
-// rebalanceTimeout is how long the broker waits for members to rejoin: what
-// librdkafka sends as such is max.poll.interval.ms.
-func rebalanceTimeout(conf kafka.ConfigMap) time.Duration {
-	const usual = 5 * time.Minute
-	v, _ := conf.Get("max.poll.interval.ms", "")
-	ms, err := strconv.Atoi(fmt.Sprint(v))
-	if err != nil || ms <= 0 {
-		return usual
-	}
-	return time.Duration(ms) * time.Millisecond
 }
 
 // failed keeps the reason that the API shows. Kafka being away is none: the
@@ -207,6 +228,12 @@ func reasonOf(err error) string {
 		return "topic_not_found"
 	case errors.Is(err, errOffsetOutOfRange):
 		return "offset_out_of_range"
+	case errors.Is(err, errCommitGone):
+		return "committed_offset_gone"
+	case errors.Is(err, errWentBack):
+		return "committed_offset_went_back"
+	case errors.Is(err, errInstanceFenced):
+		return "instance_fenced"
 	case errors.Is(err, errNotAuthorized):
 		return "not_authorized"
 	case errors.Is(err, errLeaked):
@@ -324,4 +351,27 @@ func (g *group) find(tp topicPartition) (m *member, h held, ok bool, topics map[
 		h, ok = m.find(tp)
 	}
 	return m, h, ok, topics
+}
+
+// describe tells what is known of a topic, and asks about one, or a partition of
+// one, that is not known yet: a pattern's topics come one by one, and topics grow.
+func (g *group) describe(ctx context.Context, topic string, partition int32) (topicInfo, error) {
+	g.mu.Lock()
+	info, ok := g.topics[topic]
+	g.mu.Unlock()
+	if ok && partition < info.partitions {
+		return info, nil
+	}
+	found, err := g.shared.cluster.topics(ctx, []string{topic})
+	if err != nil {
+		return topicInfo{}, err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.topics = maps.Clone(g.topics) // others may be reading it
+	if g.topics == nil {
+		g.topics = make(map[string]topicInfo)
+	}
+	g.topics[topic] = found[topic]
+	return found[topic], nil
 }

@@ -1,8 +1,24 @@
 package groupmanager
 
 import (
+	"encoding/json"
+	"fmt"
+	"strconv"
 	"sync/atomic"
 	"time"
+
+	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
+)
+
+const (
+	// usualSession is the session of a group member where nothing else is said:
+	// session.timeout.ms of the client, group.consumer.session.timeout.ms of the broker.
+	usualSession = 45 * time.Second
+
+	// leasePart of the session is what a lease lasts. The coordinator counts from
+	// when it got a heartbeat, we from when its answer came: a slow answer must not
+	// make ours end later than its.
+	leasePart = 0.9
 )
 
 // lease is how long this replica may act as the owner of its partitions without
@@ -31,4 +47,48 @@ func (l *lease) renew(until time.Time) {
 func (l *lease) holds(now time.Time) bool {
 	until := l.until.Load()
 	return until != nil && now.Before(*until)
+}
+
+// sessionOf is how long a lease of a member with this configuration lasts.
+func sessionOf(conf kafka.ConfigMap) time.Duration {
+	return time.Duration(leasePart * float64(milliseconds(conf, "session.timeout.ms", usualSession)))
+}
+
+// rebalanceTimeout is how long the broker waits for members to rejoin: what
+// librdkafka sends as such is max.poll.interval.ms.
+func rebalanceTimeout(conf kafka.ConfigMap) time.Duration {
+	return milliseconds(conf, "max.poll.interval.ms", 5*time.Minute)
+}
+
+func milliseconds(conf kafka.ConfigMap, property string, usual time.Duration) time.Duration {
+	v, _ := conf.Get(property, "")
+	ms, err := strconv.Atoi(fmt.Sprint(v))
+	if err != nil || ms <= 0 {
+		return usual
+	}
+	return time.Duration(ms) * time.Millisecond
+}
+
+// statistics is what is read of the client's statistics (librdkafka's STATISTICS.md).
+type statistics struct {
+	Age     int64 `json:"age"` // microseconds since the client was made
+	Brokers struct {
+		Coordinator struct {
+			RxIdle int64 `json:"rxidle"` // microseconds since something came; -1 if nothing did
+		} `json:"GroupCoordinator"`
+	} `json:"brokers"`
+}
+
+// heard renews the lease from the client's statistics. They may have waited for a
+// poll while the process was stopped, so their own clock counts, not the time now.
+// The coordinator has a connection to itself: heartbeats, commits and their like.
+func (m *member) heard(text string) {
+	var s statistics
+	if err := json.Unmarshal([]byte(text), &s); err != nil || s.Brokers.Coordinator.RxIdle < 0 || s.Age <= 0 {
+		return
+	}
+	if m.current.Load() < 0 {
+		return // not in the group: what the coordinator says is no sign of a session
+	}
+	m.lease.renew(m.born.Add(time.Duration(s.Age-s.Brokers.Coordinator.RxIdle)*time.Microsecond + m.session))
 }

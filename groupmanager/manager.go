@@ -76,6 +76,7 @@ type shared struct {
 	tracer   trace.Tracer
 	logger   *slog.Logger
 	gone     func(g *group, revision int64)
+	fenced   atomic.Bool // another process has this one's kafka.group_instance_id
 	readLogs func(<-chan kafka.LogEvent) (stop func())
 }
 
@@ -152,6 +153,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	var side sync.WaitGroup
 	side.Go(func() { m.watchHealth(ctx) })
 	side.Go(func() { m.disableGone(ctx) })
+	side.Go(func() { m.watchTopics(ctx) })
 	side.Go(m.drainReports)
 
 	var running sync.WaitGroup

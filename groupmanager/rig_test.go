@@ -180,7 +180,7 @@ func newRig(t testing.TB, answer func(context.Context, request) delivery.Result,
 		gone:       func() { r.paused.Store(true); r.gone.Add(1) },
 		metrics:    metrics, tracer: &tracer{}, logger: slog.New(slog.DiscardHandler),
 	}
-	tenure := newTenure(topicPartition{"orders", 3}, [16]byte{}, 7, 0)
+	tenure := newTenure(topicPartition{"orders", 3}, [16]byte{}, 7, position{})
 	r.partition = newPartition(cfg, tenure, r.queue, &r.paused, func(_ topicPartition, err error) { r.faults = append(r.faults, err) })
 	return r
 }

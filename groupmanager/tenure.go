@@ -2,6 +2,7 @@ package groupmanager
 
 import (
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 
 	"github.com/kpush/kpush/acker"
@@ -35,7 +36,8 @@ type tenure struct {
 	waiting atomic.Bool
 
 	// Guarded by committer.mu.
-	committed int64 // confirmed by the broker; -1 before anything is known
+	committed int64  // confirmed by the broker; -1 before anything is known
+	metadata  string // that the broker has with committed
 	ended     bool
 	waiters   []waiter
 }
@@ -54,8 +56,46 @@ type waiter struct {
 	done  chan int64
 }
 
-func newTenure(tp topicPartition, topicID [16]byte, generation int32, committed int64) *tenure {
-	t := &tenure{topicPartition: tp, topicID: topicID, id: rand.Uint64(), began: generation, start: committed, committed: committed}
+// newTenure begins a tenure at what the broker has committed; offset -1 if nothing.
+func newTenure(tp topicPartition, topicID [16]byte, generation int32, at position) *tenure {
+	t := &tenure{
+		topicPartition: tp, topicID: topicID, id: rand.Uint64(), began: generation,
+		start: at.offset, committed: at.offset, metadata: at.metadata,
+	}
 	t.safe.Store(-1)
+	// What an earlier tenure left stands until this one knows more.
+	t.noted.Store(&note{at: at.offset, text: at.metadata})
+	if m, err := acker.ParseMetadata(at.metadata); err == nil { // else somebody else's
+		t.resume = m
+	}
 	return t
+}
+
+// position is what may be committed now: never less than what is. Anybody may call it
+// who holds committer.mu.
+func (t *tenure) position() position {
+	p := position{offset: max(t.safe.Load(), t.committed)}
+	if n := t.noted.Load(); n != nil && n.at == p.offset {
+		p.metadata = n.text
+	}
+	return p
+}
+
+// confirmed is what the broker has. The caller holds committer.mu.
+func (t *tenure) confirmed() position { return position{t.committed, t.metadata} }
+
+// confirm records that the broker has p, and tells who waited for it. The caller
+// holds committer.mu.
+func (t *tenure) confirm(p position) {
+	if p.offset < t.committed {
+		return
+	}
+	t.committed, t.metadata = p.offset, p.metadata
+	t.waiters = slices.DeleteFunc(t.waiters, func(w waiter) bool {
+		if w.cover > p.offset {
+			return false
+		}
+		w.done <- p.offset
+		return true
+	})
 }

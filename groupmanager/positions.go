@@ -1,0 +1,363 @@
+package groupmanager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
+
+	"github.com/kpush/kpush/internal/partitionqueue"
+	"github.com/kpush/kpush/webhooks"
+)
+
+// fault is why a partition cannot go on.
+type fault struct {
+	topicPartition
+	err error
+}
+
+// faults collects them for the member, which looks after every poll. A partition
+// has one at most, and then it does nothing more.
+type faults struct {
+	mu   sync.Mutex
+	list []fault
+}
+
+func (f *faults) add(one fault) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.list = append(f.list, one)
+}
+
+func (f *faults) take() []fault {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	list := f.list
+	f.list = nil
+	return list
+}
+
+// fault is where partitions tell theirs.
+func (m *member) fault(tp topicPartition, err error) { m.faults.add(fault{tp, err}) }
+
+// explain turns a fault of a partition into what the group knows, or heals it here
+// and returns nil.
+func (m *member) explain(f fault) error {
+	if errors.Is(f.err, errPanicked) {
+		m.crash(f.topicPartition)
+		return nil
+	}
+	if errors.Is(f.err, errTopicRecreated) {
+		if at := m.heldOf(f.topic); len(at) > 0 {
+			return &positionError{why: errTopicRecreated, at: at}
+		}
+		return errOffsetsReset // nothing to set anew, but the topic has to be known anew
+	}
+	e, ok := errors.AsType[*partitionqueue.Error](f.err)
+	if !ok {
+		return fmt.Errorf("%s [%d]: %w", f.topic, f.partition, f.err)
+	}
+	switch e.Code {
+	case kafka.ErrAutoOffsetReset, kafka.ErrOffsetOutOfRange:
+		return &positionError{why: errOffsetOutOfRange, at: []topicPartition{f.topicPartition}}
+	case kafka.ErrUnknownTopicOrPart, kafka.ErrUnknownTopic, kafka.ErrUnknownPartition:
+		return errTopicGone
+	case kafka.ErrTopicAuthorizationFailed:
+		return fmt.Errorf("%w: %w", errNotAuthorized, f.err)
+	}
+	return fmt.Errorf("%s [%d]: %w", f.topic, f.partition, f.err)
+}
+
+func (m *member) heldOf(topic string) []topicPartition {
+	return slices.DeleteFunc(slices.Collect(maps.Keys(m.held)), func(tp topicPartition) bool { return tp.topic != topic })
+}
+
+// positionError says that the group has lost its place in some partitions.
+type positionError struct {
+	why error
+	at  []topicPartition
+}
+
+func (e *positionError) Error() string {
+	return fmt.Sprintf("%s [%d]: %v", e.at[0].topic, e.at[0].partition, e.why)
+}
+
+func (e *positionError) Unwrap() error { return e.why }
+
+// disowned are the partitions whose tenures end without a commit when the member
+// ends with err: their topic is not the one that they read.
+func (m *member) disowned(err error) []topicPartition {
+	if e, ok := errors.AsType[*positionError](err); ok && errors.Is(e.why, errTopicRecreated) {
+		return e.at
+	}
+	return nil
+}
+
+// resetOffsets commits a new place for the partitions in which the group has lost
+// its own, as the webhook's policy says, while the member is still in its group.
+// Without a policy the failure stands. In a topic that was made anew the place is
+// its beginning: nothing of it was delivered, whatever was committed for the one
+// before it.
+func (m *member) resetOffsets() {
+	lost, ok := errors.AsType[*positionError](m.fatal)
+	if !ok {
+		return
+	}
+	policy := m.reset
+	if errors.Is(lost.why, errTopicRecreated) {
+		policy = webhooks.ResetEarliest
+	}
+	if policy == webhooks.ResetError {
+		return
+	}
+	due := make(map[topicPartition]position, len(lost.at))
+	for _, tp := range lost.at {
+		low, high, err := m.consumer.QueryWatermarkOffsets(tp.topic, tp.partition, int(fetchOffsetsTimeout.Milliseconds()))
+		switch {
+		case isMissing(err) && errors.Is(lost.why, errTopicRecreated):
+			continue // it came back with fewer partitions
+		case err != nil:
+			m.fatal = fmt.Errorf("asking for the ends of %s [%d]: %w", tp.topic, tp.partition, err)
+			return
+		}
+		to := low
+		if policy == webhooks.ResetLatest {
+			to = high
+		}
+		due[tp] = position{offset: to}
+	}
+	from := m.memory.offsets(lost.at)
+	m.memory.forget(lost.at)
+	if err := m.place(due); err != nil {
+		m.fatal = fmt.Errorf("committing a reset: %w", err)
+		return
+	}
+	for tp, to := range due {
+		before, known := from[tp]
+		passed := int64(0)
+		if known {
+			passed = max(0, to.offset-before)
+		}
+		m.lane.metrics.passedOver(passed)
+		m.logger.Error("the group had lost its place in a partition and was set anew", "topic", tp.topic, "partition", tp.partition,
+			"reason", lost.why, "from", before, "to", to.offset, "offset_reset", policy, "passed_over", passed)
+	}
+	m.fatal = errOffsetsReset
+}
+
+func isMissing(err error) bool {
+	e, ok := errors.AsType[kafka.Error](err)
+	return ok && (e.Code() == kafka.ErrUnknownTopicOrPart || e.Code() == kafka.ErrUnknownTopic || e.Code() == kafka.ErrUnknownPartition)
+}
+
+// place commits positions of partitions that have no tenure now; all or an error.
+func (m *member) place(due map[topicPartition]position) error {
+	if len(due) == 0 {
+		return nil
+	}
+	if m.queues.Generation() < 0 {
+		return errNotInGroup
+	}
+	confirmed, err := m.committer.commitBy(time.Now().Add(finishTimeout), due)
+	if err == nil && len(confirmed) < len(due) {
+		err = errCommitIncomplete
+	}
+	return err
+}
+
+// order asks a member to move the committed offsets of partitions.
+type order struct {
+	targets map[topicPartition]int64
+	done    chan<- orderDone // has room for one
+}
+
+type orderDone struct {
+	moved []topicPartition
+	err   error
+}
+
+// seek drains those of the partitions that are held, moves their committed offsets
+// and begins them anew there. Others of the group are not disturbed.
+func (m *member) seek(o order) {
+	due := make(map[topicPartition]position)
+	for tp, to := range o.targets {
+		if _, ok := m.held[tp]; ok {
+			due[tp] = position{offset: to}
+		} else if _, ok := m.crashed[tp]; ok {
+			due[tp] = position{offset: to}
+		}
+	}
+	if len(due) == 0 {
+		o.done <- orderDone{}
+		return
+	}
+	tps := slices.Collect(maps.Keys(due))
+	m.release(tps, false)
+	m.memory.forget(tps)
+	err := m.place(due)
+	if errors.Is(err, errCommitHung) {
+		m.keep(err)
+	}
+	for _, tp := range tps {
+		delete(m.crashed, tp)
+	}
+	m.reassign(tps)
+	if err != nil {
+		o.done <- orderDone{nil, fmt.Errorf("moving committed offsets: %w", err)}
+		return
+	}
+	o.done <- orderDone{moved: tps}
+}
+
+// seek moves the committed offsets of those partitions that this replica holds now
+// and returns them. Nothing remembered of the others stands in the way of their
+// new offsets when they come here.
+func (g *group) seek(ctx context.Context, targets map[topicPartition]int64) (moved []topicPartition, err error) {
+	g.memory.forget(slices.Collect(maps.Keys(targets)))
+	g.mu.Lock()
+	m := g.member
+	g.mu.Unlock()
+	if m == nil {
+		return nil, nil
+	}
+	done := make(chan orderDone, 1)
+	select {
+	case m.orders <- order{targets, done}:
+	case <-m.done:
+		return nil, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	select {
+	case d := <-done:
+		return d.moved, d.err
+	case <-m.done:
+		return nil, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// crash is a partition that panicked.
+type crash struct {
+	times int       // in a row
+	due   time.Time // when it begins anew; zero: it runs
+	began time.Time // when it began anew last
+}
+
+// crash lets go of a partition whose goroutine has panicked. What it had published
+// is committed; the rest comes again, with backoff.
+func (m *member) crash(tp topicPartition) {
+	m.release([]topicPartition{tp}, false)
+	c := m.crashed[tp]
+	if c == nil {
+		c = &crash{}
+		m.crashed[tp] = c
+	}
+	if time.Since(c.began) > restartMax {
+		c.times = 0
+	}
+	wait := min(restartInitial<<min(c.times, 6), restartMax)
+	c.times++
+	c.due = time.Now().Add(wait)
+	m.logger.Error("a partition failed from within and will begin anew", "topic", tp.topic, "partition", tp.partition,
+		"times", c.times, "retry_in", wait)
+}
+
+// restartCrashed begins partitions anew whose time has come.
+func (m *member) restartCrashed(now time.Time) {
+	var due []topicPartition
+	for tp, c := range m.crashed {
+		if !c.due.IsZero() && !now.Before(c.due) {
+			c.due, c.began = time.Time{}, now
+			due = append(due, tp)
+		}
+	}
+	m.reassign(due)
+}
+
+// memory is what this replica knows of the committed offsets of a group: those that
+// the broker has confirmed to it. A lower answer later is a broker's error (seen
+// with several vendors) or somebody's reset, and a reset is told: by seek, or by
+// resume. Safe for concurrent use.
+type memory struct {
+	mu  sync.Mutex
+	ids map[topicPartition][16]byte // topic id of what is remembered
+	at  map[topicPartition]int64
+}
+
+func newMemory() *memory {
+	return &memory{ids: make(map[topicPartition][16]byte), at: make(map[topicPartition]int64)}
+}
+
+// know tells which topic a partition is of. Another one than before begins anew.
+func (r *memory) know(tp topicPartition, id [16]byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ids[tp] != id {
+		delete(r.at, tp)
+		r.ids[tp] = id
+	}
+}
+
+// confirm remembers that the broker has confirmed an offset.
+func (r *memory) confirm(tp topicPartition, offset int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.at[tp] = max(offset, r.at[tp])
+}
+
+// check returns errWentBack if an answer lies below what is remembered.
+func (r *memory) check(tps []topicPartition, committed map[topicPartition]position) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, tp := range tps {
+		known, ok := r.at[tp]
+		if !ok {
+			continue
+		}
+		if p, has := committed[tp]; !has || p.offset < known {
+			told := int64(-1)
+			if has {
+				told = p.offset
+			}
+			return fmt.Errorf("%s [%d]: %w: %d after %d", tp.topic, tp.partition, errWentBack, told, known)
+		}
+	}
+	return nil
+}
+
+// offsets are what is remembered of partitions.
+func (r *memory) offsets(tps []topicPartition) map[topicPartition]int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	known := make(map[topicPartition]int64)
+	for _, tp := range tps {
+		if at, ok := r.at[tp]; ok {
+			known[tp] = at
+		}
+	}
+	return known
+}
+
+// forget drops what is remembered of partitions.
+func (r *memory) forget(tps []topicPartition) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, tp := range tps {
+		delete(r.at, tp)
+	}
+}
+
+// forget drops what this replica remembers of the group's committed offsets: what
+// the broker tells next is believed.
+func (g *group) forget() {
+	g.memory.mu.Lock()
+	defer g.memory.mu.Unlock()
+	clear(g.memory.at)
+}
