@@ -3,11 +3,7 @@ package kafkanode
 import (
 	"bytes"
 	"context"
-	"os"
-	"os/exec"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -72,43 +68,4 @@ func TestNodeKeepsItsRecordsOverAKillAndARestart(t *testing.T) {
 	if present(dir) {
 		t.Errorf("%s is still there after Stop", dir)
 	}
-}
-
-// orphanVariable makes TestNodeDiesWithItsParent play the parent.
-const orphanVariable = "KPUSH_KAFKANODE_PARENT"
-
-func TestNodeDiesWithItsParent(t *testing.T) {
-	if os.Getenv(orphanVariable) != "" {
-		p, err := launch(exec.Command("sleep", "60"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		os.Stdout.WriteString("child " + strconv.Itoa(p.cmd.Process.Pid) + "\n")
-		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-	}
-	cmd := exec.Command(os.Args[0], "-test.run=^TestNodeDiesWithItsParent$")
-	cmd.Env = append(os.Environ(), orphanVariable+"=1")
-	out, _ := cmd.Output() // it is killed
-	_, rest, _ := strings.Cut(string(out), "child ")
-	pid, err := strconv.Atoi(strings.TrimSpace(rest))
-	if err != nil {
-		t.Fatalf("the parent said %q, want its child's number", out)
-	}
-	deadline := time.Now().Add(10 * time.Second)
-	for alive(pid) {
-		if time.Now().After(deadline) {
-			t.Fatalf("the child %d is still alive after its parent was killed", pid)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-}
-
-// alive tells whether a process runs; one that ended and was not reaped does not.
-func alive(pid int) bool {
-	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return false
-	}
-	_, after, _ := strings.Cut(string(stat), ") ")
-	return !strings.HasPrefix(after, "Z")
 }

@@ -13,10 +13,11 @@ type options struct {
 	properties map[string]string
 	cpus       string
 	heap       string
+	detours    []string
 }
 
 func newOptions(given []Option) *options {
-	o := &options{properties: map[string]string{}, cpus: os.Getenv(cpuVariable), heap: "512m"}
+	o := &options{properties: map[string]string{}, cpus: os.Getenv(cpuVariable)}
 	for _, option := range given {
 		option(o)
 	}
@@ -35,7 +36,15 @@ func WithCPUs(list string) Option {
 }
 
 // WithHeap sets the most memory the node's heap may take, as Java's -Xmx takes
-// it. Default 512m.
+// it. Default 512m, and 384m for each node of a cluster.
 func WithHeap(size string) Option {
 	return func(o *options) { o.heap = size }
+}
+
+// WithDetour gives each node a second listener, for clients that are to come by
+// way of something in between: to those who connect there the node says that it
+// is at the address given, one for each node in order. Node.Detour is where such
+// a proxy has to pass connections on to.
+func WithDetour(advertised ...string) Option {
+	return func(o *options) { o.detours = advertised }
 }

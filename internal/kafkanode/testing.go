@@ -96,3 +96,54 @@ func (s *Shared) Stop() {
 		s.node.Stop()
 	}
 }
+
+// StartCluster runs a cluster until the test ends. It skips or fails like Require.
+// If the test fails, the ends of the nodes' logs go with it.
+func StartCluster(t testing.TB, size int, opts ...Option) *Cluster {
+	t.Helper()
+	Require(t)
+	c, err := RunCluster(t.Context(), size, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Stop)
+	for _, n := range c.nodes {
+		logIfFailed(t, n)
+	}
+	return c
+}
+
+// SharedCluster is one cluster for all tests of a package, as Shared is one node.
+// A test that ends nodes starts them again, or its successors find them gone.
+type SharedCluster struct {
+	Size    int
+	Options []Option
+
+	once    sync.Once
+	cluster *Cluster
+	err     error
+}
+
+// Cluster is the shared cluster. It skips or fails like Require. If the test
+// fails, the ends of the nodes' logs go with it.
+func (s *SharedCluster) Cluster(t testing.TB) *Cluster {
+	t.Helper()
+	Require(t)
+	s.once.Do(func() {
+		s.cluster, s.err = RunCluster(context.Background(), s.Size, s.Options...)
+	})
+	if s.err != nil {
+		t.Fatal(fmt.Errorf("the shared cluster: %w", s.err))
+	}
+	for _, n := range s.cluster.nodes {
+		logIfFailed(t, n)
+	}
+	return s.cluster
+}
+
+// Stop ends the cluster if it was started.
+func (s *SharedCluster) Stop() {
+	if s.cluster != nil {
+		s.cluster.Stop()
+	}
+}

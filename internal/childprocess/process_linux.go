@@ -1,4 +1,4 @@
-package kafkanode
+package childprocess
 
 import (
 	"os/exec"
