@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
 	"go.opentelemetry.io/otel/metric/noop"
 )
 
@@ -220,6 +221,45 @@ func TestTheSafeOffsetNeverGoesBack(t *testing.T) {
 		time.Sleep(time.Second)
 		if got := c.committed(tn); got != 9 {
 			t.Errorf("committed %d, want 9", got)
+		}
+	})
+}
+
+func TestDeliveryStateAloneIsCommitted(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := &broker{}
+		c, tn := desk(t, b)
+		c.note(tn, &note{at: 0, text: "k1;a=2"})
+		time.Sleep(2 * commitInterval)
+		synctest.Wait()
+		c.note(tn, &note{at: 0, text: "k1;a=2"}) // nothing new
+		time.Sleep(2 * commitInterval)
+		synctest.Wait()
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if len(b.commits) != 1 || b.commits[0][tn.topicPartition] != (position{0, "k1;a=2"}) {
+			t.Errorf("commits %+v, want one of offset 0 with the attempts", b.commits)
+		}
+	})
+}
+
+func TestNothingIsCommittedInARefusedGeneration(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := &broker{fail: kafka.NewError(kafka.ErrIllegalGeneration, "", false)}
+		c, tn := desk(t, b)
+		c.publish(tn, 5)
+		time.Sleep(time.Minute)
+		if got := b.seen(); got != 1 {
+			t.Errorf("%d commits in the refused generation, want 1", got)
+		}
+		b.mu.Lock()
+		b.fail = nil
+		b.mu.Unlock()
+		b.generation.Store(8)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if got := c.committed(tn); got != 5 {
+			t.Errorf("committed %d in the next generation, want 5", got)
 		}
 	})
 }

@@ -171,7 +171,7 @@ func (g *group) join(ctx context.Context, w webhooks.Webhook, client *delivery.C
 		return nil, nil, fmt.Errorf("making metrics: %w", err)
 	}
 	conf := s.cfg.Kafka.Consumer(w)
-	session := sessionOf(conf)
+	session := s.leaseOf(ctx, conf)
 	conf["statistics.interval.ms"] = int(max(minStatistics, session/statisticsPart).Milliseconds())
 	born := time.Now()
 	consumer, err := kafka.NewConsumer(&conf)

@@ -1,6 +1,7 @@
 package groupmanager
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -8,6 +9,8 @@ import (
 	"time"
 
 	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
+
+	"github.com/kpush/kpush/internal/kafkaconf"
 )
 
 const (
@@ -49,9 +52,41 @@ func (l *lease) holds(now time.Time) bool {
 	return until != nil && now.Before(*until)
 }
 
-// sessionOf is how long a lease of a member with this configuration lasts.
-func sessionOf(conf kafka.ConfigMap) time.Duration {
-	return time.Duration(leasePart * float64(milliseconds(conf, "session.timeout.ms", usualSession)))
+// leaseOf is how long a lease of a member with this configuration lasts. With KIP-848
+// the session is the broker's to set.
+func (s *shared) leaseOf(ctx context.Context, conf kafka.ConfigMap) time.Duration {
+	session := milliseconds(conf, "session.timeout.ms", usualSession)
+	if s.cfg.Kafka.GroupProtocol == kafkaconf.ConsumerKIP848 {
+		var err error
+		if session, err = s.cluster.consumerSession(ctx); err != nil {
+			session = usualSession
+			s.logger.Warn("the brokers' session timeout for consumers could not be read, its default is assumed",
+				"session", session, "error", err)
+		}
+	}
+	return time.Duration(leasePart * float64(session))
+}
+
+// consumerSession is the session that brokers give members by KIP-848.
+func (c *cluster) consumerSession(ctx context.Context) (time.Duration, error) {
+	const setting = "group.consumer.session.timeout.ms"
+	meta, err := c.admin.GetMetadata(nil, false, int(adminTimeout.Milliseconds()))
+	if err != nil || len(meta.Brokers) == 0 {
+		return 0, fmt.Errorf("looking for a broker: %w", err)
+	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	broker := kafka.ConfigResource{Type: kafka.ResourceBroker, Name: strconv.Itoa(int(meta.Brokers[0].ID))}
+	results, err := c.admin.DescribeConfigs(ctx, []kafka.ConfigResource{broker}, kafka.SetAdminRequestTimeout(adminTimeout))
+	if err != nil {
+		return 0, fmt.Errorf("describing the broker's configuration: %w", err)
+	}
+	for _, r := range results {
+		if ms, err := strconv.Atoi(r.Config[setting].Value); err == nil && ms > 0 {
+			return time.Duration(ms) * time.Millisecond, nil
+		}
+	}
+	return 0, fmt.Errorf("the broker does not tell %s", setting)
 }
 
 // rebalanceTimeout is how long the broker waits for members to rejoin: what

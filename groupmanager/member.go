@@ -64,7 +64,7 @@ type member struct {
 	drain     time.Duration // below the rebalance timeout
 	reset     string        // the webhook's offset_reset
 	born      time.Time     // just before the consumer was made
-	session   time.Duration // after which the coordinator gives a silent member up
+	session   time.Duration // that a lease lasts
 	logger    *slog.Logger
 
 	lease   lease

@@ -1,0 +1,117 @@
+package groupmanager
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
+)
+
+func TestALowerCommittedOffsetIsNotBelieved(t *testing.T) {
+	tp := topicPartition{"orders", 0}
+	old, anew := [16]byte{1}, [16]byte{2}
+	at := func(n int64) map[topicPartition]position { return map[topicPartition]position{tp: {offset: n}} }
+	for name, c := range map[string]struct {
+		told  map[topicPartition]position
+		id    [16]byte
+		after func(*memory)
+		want  error
+	}{
+		"the same":                     {told: at(100), id: old},
+		"a higher one":                 {told: at(101), id: old},
+		"a lower one":                  {told: at(99), id: old, want: errWentBack},
+		"zero":                         {told: at(0), id: old, want: errWentBack},
+		"none":                         {told: nil, id: old, want: errWentBack},
+		"a lower one of another topic": {told: at(0), id: anew},
+		"none of another topic":        {told: nil, id: anew},
+		"a lower one after a seek":     {told: at(5), id: old, after: func(m *memory) { m.forget([]topicPartition{tp}) }},
+		"a lower one than a seek moved to": {told: at(5), id: old, want: errWentBack, after: func(m *memory) {
+			m.forget([]topicPartition{tp})
+			m.confirm(tp, 7)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMemory()
+			m.know(tp, old)
+			m.confirm(tp, 100)
+			m.confirm(tp, 50) // a late answer to an earlier commit
+			if c.after != nil {
+				c.after(m)
+			}
+			m.know(tp, c.id)
+			if err := m.check([]topicPartition{tp}, c.told); !errors.Is(err, c.want) {
+				t.Errorf("check: %v, want %v", err, c.want)
+			}
+		})
+	}
+}
+
+func TestALeaseEndsWithTheLastSignOfLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &member{born: time.Now(), session: 6 * time.Second}
+		m.current.Store(3)
+		time.Sleep(time.Minute)
+		// Made 50 s after the birth, when the coordinator was last heard of 2 s before.
+		const told = `{"age":50000000,"brokers":{"GroupCoordinator":{"rxidle":2000000},"127.0.0.1:9092/1":{"rxidle":1}}}`
+		m.heard(told)
+		if m.lease.holds(time.Now()) {
+			t.Error("statistics that waited for ten seconds renewed the lease from now on")
+		}
+		if !m.lease.holds(m.born.Add(53*time.Second)) || m.lease.holds(m.born.Add(54*time.Second)) {
+			t.Errorf("the lease ends %v after the birth, want 54s", m.lease.until.Load().Sub(m.born))
+		}
+		for _, nothing := range []string{
+			`{"age":60000000,"brokers":{"GroupCoordinator":{"rxidle":-1}}}`, `{"brokers":{}}`, `not JSON`,
+		} {
+			m.heard(nothing)
+			if m.lease.holds(time.Now()) {
+				t.Errorf("the lease was renewed by %s", nothing)
+			}
+		}
+		m.current.Store(-1)
+		m.heard(`{"age":60000000,"brokers":{"GroupCoordinator":{"rxidle":0}}}`)
+		if m.lease.holds(time.Now()) {
+			t.Error("the lease was renewed outside of the group")
+		}
+		m.current.Store(4)
+		m.heard(`{"age":60000000,"brokers":{"GroupCoordinator":{"rxidle":0}}}`)
+		m.heard(told) // an older one does not take it back
+		if !m.lease.holds(time.Now().Add(5 * time.Second)) {
+			t.Error("the lease does not hold after a sign of life")
+		}
+	})
+}
+
+func TestANoteGoesWithTheCommitOfItsOffsetOnly(t *testing.T) {
+	tn := newTenure(topicPartition{"orders", 0}, [16]byte{}, 7, position{offset: 10, metadata: "k1;a=3"})
+	if tn.resume.Attempts != 3 {
+		t.Errorf("resumes %d attempts, want 3", tn.resume.Attempts)
+	}
+	if p := tn.position(); p != tn.confirmed() {
+		t.Errorf("a tenure that knows nothing yet would commit %+v over %+v", p, tn.confirmed())
+	}
+	tn.noted.Store(&note{at: 10, text: "k1;a=4"})
+	if got, want := tn.position(), (position{10, "k1;a=4"}); got != want {
+		t.Errorf("position %+v, want %+v", got, want)
+	}
+	tn.safe.Store(20)
+	if got, want := tn.position(), (position{20, ""}); got != want {
+		t.Errorf("position %+v after the head has moved on, want %+v", got, want)
+	}
+	if m := newTenure(topicPartition{}, [16]byte{}, 7, position{offset: 1, metadata: "somebody else's"}); m.resume.Attempts != 0 || m.position() != m.confirmed() {
+		t.Errorf("foreign metadata is not left alone: %+v", m.position())
+	}
+}
+
+func TestOutOfGroupIsToldFromOtherFailures(t *testing.T) {
+	for code, want := range map[kafka.ErrorCode]bool{
+		kafka.ErrIllegalGeneration: true, kafka.ErrUnknownMemberID: true, kafka.ErrStaleMemberEpoch: true, kafka.ErrFencedInstanceID: true,
+		kafka.ErrRebalanceInProgress: false, kafka.ErrNotCoordinator: false, kafka.ErrTimedOut: false, kafka.ErrTopicAuthorizationFailed: false,
+	} {
+		if got := isOutOfGroup(kafka.NewError(code, "", false)); got != want {
+			t.Errorf("%v: %v, want %v", code, got, want)
+		}
+	}
+}
