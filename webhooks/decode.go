@@ -85,6 +85,7 @@ func (w *Webhook) binds() map[string]any {
 		},
 		"dead_letter": map[string]any{"topic": &w.DeadLetter.Topic},
 		"signing":     map[string]any{"enabled": &w.Signing.Enabled},
+		"lifecycle":   &w.Lifecycle,
 
 		"tenant": readOnly{}, "state": readOnly{}, "state_reason": readOnly{},
 		"created_at": readOnly{}, "updated_at": readOnly{}, "secret": notYours{},
@@ -137,6 +138,9 @@ func (b binder) put(pointer string, place, v any) {
 			b.add(pointer, "must be true or false")
 		}
 		*p = is
+	case **Lifecycle:
+		*p = new(Lifecycle)
+		b.put(pointer, map[string]any{"url": &(*p).URL}, v)
 	case map[string]any:
 		o, ok := v.(object)
 		if !ok {

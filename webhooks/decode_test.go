@@ -64,6 +64,7 @@ func TestDecodeReadsEveryField(t *testing.T) {
 		Ack:         Ack{Mode: AckExplicit, TimeoutMs: 3_600_000, MaxTimeoutMs: 86_400_000},
 		Retry:       Retry{InitialBackoffMs: 1, MaxBackoffMs: 3_600_000, Multiplier: 1.5, MaxAttempts: 7, MaxAgeMs: 86_400_000},
 		OnExhausted: OnExhaustedDeadLetter, DeadLetter: DeadLetter{Topic: &dead}, Signing: Signing{Enabled: false},
+		Lifecycle: &Lifecycle{URL: "https://example.com/lifecycle"},
 	}
 	body, err := json.Marshal(want)
 	if err != nil {
@@ -130,7 +131,7 @@ func TestDecodeGivesAnID(t *testing.T) {
 
 func TestNullStandsForTheDefault(t *testing.T) {
 	body := `{"labels": null, "batch": null, "retry": {"multiplier": null}, "request": {"headers": null}, "description": null,
-		"dead_letter": {"topic": null}, "start": null, "signing": {"enabled": null}, "group_id": null, ` + minimal + "}"
+		"dead_letter": {"topic": null}, "start": null, "signing": {"enabled": null}, "group_id": null, "lifecycle": null, ` + minimal + "}"
 	got, err := Decode([]byte(body), "billing")
 	if err != nil {
 		t.Fatal(err)
@@ -202,6 +203,12 @@ func TestDecodeTellsWhatIsWrongByPointer(t *testing.T) {
 		"2^63":                                 {`"retry": {"max_age_ms": 9223372036854775808}`, []string{"/retry/max_age_ms"}},
 		"2^64 + 1, which wraps round to 1":     {`"max_in_flight": 18446744073709551617`, []string{"/max_in_flight"}},
 		"a number without end":                 {`"retry": {"multiplier": 1e999}`, []string{"/retry/multiplier"}},
+		"a string for the lifecycle":           {`"lifecycle": "https://example.com/"`, []string{"/lifecycle", "/lifecycle/url"}},
+		"a lifecycle without its url":          {`"lifecycle": {}`, []string{"/lifecycle/url"}},
+		"null for the lifecycle's url":         {`"lifecycle": {"url": null}`, []string{"/lifecycle/url"}},
+		"a number for the lifecycle's url":     {`"lifecycle": {"url": 1}`, []string{"/lifecycle/url"}},
+		"an unknown field of the lifecycle":    {`"lifecycle": {"url": "http://a", "events": []}`, []string{"/lifecycle/events"}},
+		"a lifecycle url twice":                {`"lifecycle": {"url": "http://a", "url": "http://b"}`, []string{"/lifecycle/url"}},
 		"arrays in a field, deeper than known": {`"labels": ` + nested, []string{"/labels/0/0/0/0/0/0/0", "/labels"}},
 		"everything that is wrong at once": {
 			`"max_in_flight": 0, "batch": {"max_records": "x", "linger_ms": -1}, "colour": 1, "start": "now"`,
@@ -294,6 +301,8 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte("{"+minimal+"}"), "a")
 	f.Add([]byte(`{"id": "b", "labels": {"a": "b"}, "retry": {"multiplier": 1e0}, "dead_letter": {"topic": "d"}, `+minimal+"}"), "")
 	f.Add([]byte(`{"url": "http://[::1]:65535/?a#b", "topics": ["^a"], "topics": [[[[[[[[[[{"x": 1}]]]]]]]]]]}`), "")
+	f.Add([]byte(`{"lifecycle": {"url": "http://l"}, "url": "http://[::1]/", "topics": ["^orders\.[a-z]{2,3}$"]}`), "x")
+	f.Add([]byte(`{"lifecycle": {"url": null}, "dead_letter": {"topic": "a"}, "topics": ["^(a"], "url": "http://u"}`), "x")
 	f.Add([]byte(`{"start": "2026-09-22T10:00:00Z", "request": {"headers": {"A": "b", "a": "c", "Host": ""}}}`), "x")
 	f.Add([]byte(`{"max_in_flight": 9223372036854775808, "batch": {"max_bytes": -0}, "fetch": null}`), "x")
 	f.Fuzz(func(t *testing.T, body []byte, id string) {

@@ -24,6 +24,7 @@ func (w Webhook) Clone() Webhook {
 	w.Request.Headers = maps.Clone(w.Request.Headers)
 	w.StateReason = clonePointer(w.StateReason)
 	w.DeadLetter.Topic = clonePointer(w.DeadLetter.Topic)
+	w.Lifecycle = clonePointer(w.Lifecycle)
 	return w
 }
 
@@ -33,11 +34,11 @@ func (e Entry) clone() Entry {
 	return e
 }
 
-func clonePointer(s *string) *string {
-	if s == nil {
+func clonePointer[T string | Lifecycle](p *T) *T {
+	if p == nil {
 		return nil
 	}
-	return new(*s)
+	return new(*p)
 }
 
 // sameContent tells whether two webhooks are alike in all that their owner sets.

@@ -20,6 +20,7 @@ const (
 	maxURL         = 2048
 	maxTopics      = 100
 	maxTopicName   = 249
+	maxPattern     = 500
 	maxGroupID     = 255
 	maxDescription = 1024
 	maxLabels      = 32
@@ -96,6 +97,9 @@ func (w *Webhook) check(c *complaints) {
 	w.checkAck(c)
 	w.checkRetry(c)
 	w.checkExhausted(c)
+	if w.Lifecycle != nil {
+		checkURL(c, "/lifecycle/url", w.Lifecycle.URL)
+	}
 }
 
 func (w *Webhook) checkIdentity(c *complaints) {
@@ -158,16 +162,20 @@ func validHost(u *url.URL) bool {
 
 func (w *Webhook) checkTopics(c *complaints) {
 	if len(w.Topics) == 0 || len(w.Topics) > maxTopics {
-		c.add("/topics", "must be 1 to %d topic names", maxTopics)
+		c.add("/topics", "must be 1 to %d topic names, or one pattern", maxTopics)
 		return
 	}
 	seen := map[string]bool{}
 	for i, t := range w.Topics {
 		pointer := fmt.Sprintf("/topics/%d", i)
-		if strings.HasPrefix(t, "^") {
-			c.add(pointer, "must be a literal name: patterns are not supported")
+		switch {
+		case !isPattern(t):
+			checkTopic(c, pointer, t)
+		case len(w.Topics) > 1:
+			c.add(pointer, "must be a topic name: a pattern stands alone, without names and other patterns")
+		default:
+			checkPattern(c, pointer, t)
 		}
-		checkTopic(c, pointer, t)
 		if seen[t] {
 			c.add(pointer, "is a duplicate")
 		}
@@ -179,6 +187,38 @@ func checkTopic(c *complaints, pointer, name string) {
 	if len(name) > maxTopicName || !topicPattern.MatchString(name) || name == "." || name == ".." {
 		c.add(pointer, "must be a Kafka topic name: 1 to %d of a-z, A-Z, 0-9, ., _ and -", maxTopicName)
 	}
+}
+
+// twoWays finds what regexp and regcomp(3) read differently, or one of them not at
+// all: a backslash other than before a full stop, for regcomp has escapes of its
+// own and none between brackets; a repeated anchor; a brace that repeats nothing;
+// collating symbols.
+var twoWays = regexp.MustCompile(`\\([^.]|$)|\[\^?\]?[^\]]*\\|\^[*+?{]|\{([^0-9]|$)|\{[0-9]+,?[0-9]*([^0-9,}]|$)|\[[.=]`)
+
+// checkPattern allows what Go's regexp, by which we look, and the Kafka client's
+// regcomp(3), by which it subscribes, understand in the same way.
+func checkPattern(c *complaints, pointer, pattern string) {
+	_, err := regexp.Compile(pattern)
+	_, posix := regexp.CompilePOSIX(pattern)
+	switch {
+	case len(pattern) > maxPattern:
+		c.add(pointer, "must be at most %d bytes", maxPattern)
+	case err != nil || posix != nil || strings.ContainsFunc(pattern, func(r rune) bool { return r <= ' ' || r > '~' }):
+		c.add(pointer, "must be a POSIX extended regular expression in ASCII without spaces")
+	case twoWays.MatchString(pattern):
+		c.add(pointer, "uses \\, ^, { or [ in a way that Kafka clients do not agree on; "+
+			"a backslash may stand before a full stop only, and not between brackets")
+	}
+}
+
+// chooses tells whether a topic is one of the webhook's. A pattern that does not
+// compile chooses none: it has been complained about.
+func (w *Webhook) chooses(topic string) bool {
+	if pattern, ok := w.TopicPattern(); ok {
+		re, err := regexp.Compile(pattern)
+		return err == nil && re.MatchString(topic)
+	}
+	return slices.Contains(w.Topics, topic)
 }
 
 func checkLabels(c *complaints, pointer string, labels map[string]string) {
@@ -278,8 +318,8 @@ func (w *Webhook) checkExhausted(c *complaints) {
 	switch {
 	case topic != nil:
 		checkTopic(c, pointer, *topic)
-		if slices.Contains(w.Topics, *topic) {
-			c.add(pointer, "must not be one of topics: dead letters would be delivered again")
+		if w.chooses(*topic) {
+			c.add(pointer, "must not be one of topics, nor match their pattern: dead letters would be delivered again")
 		}
 	case w.OnExhausted == OnExhaustedDeadLetter:
 		c.add(pointer, "is required when on_exhausted is dead_letter")

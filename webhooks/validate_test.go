@@ -154,7 +154,11 @@ func TestRules(t *testing.T) {
 		"101 topics":                       {func(w *Webhook) { w.Topics = topics(101) }, []string{"/topics"}},
 		"no topic":                         {func(w *Webhook) { w.Topics = nil }, []string{"/topics"}},
 		"a topic twice":                    {func(w *Webhook) { w.Topics = []string{"a", "b", "a"} }, []string{"/topics/2"}},
-		"a pattern":                        {func(w *Webhook) { w.Topics = []string{"^orders.*"} }, []string{"/topics/0"}},
+		"a pattern":                        {func(w *Webhook) { w.Topics = []string{"^orders.*"} }, nil},
+		"a pattern among names":            {func(w *Webhook) { w.Topics = []string{"a", "^orders.*"} }, []string{"/topics/1"}},
+		"two patterns":                     {func(w *Webhook) { w.Topics = []string{"^a", "^b"} }, []string{"/topics/0", "/topics/1"}},
+		"a pattern of 500":                 {func(w *Webhook) { w.Topics = []string{"^" + strings.Repeat("t", 499)} }, nil},
+		"a pattern of 501":                 {func(w *Webhook) { w.Topics = []string{"^" + strings.Repeat("t", 500)} }, []string{"/topics/0"}},
 		"a topic of 249":                   {func(w *Webhook) { w.Topics = []string{strings.Repeat("t", 249)} }, nil},
 		"a topic of 250":                   {func(w *Webhook) { w.Topics = []string{strings.Repeat("t", 250)} }, []string{"/topics/0"}},
 		"topics . and ..":                  {func(w *Webhook) { w.Topics = []string{".", ".."} }, []string{"/topics/0", "/topics/1"}},
@@ -201,6 +205,19 @@ func TestRules(t *testing.T) {
 		"skip":                              {func(w *Webhook) { w.OnExhausted = OnExhaustedSkip }, nil},
 		"dead letters without a topic":      {func(w *Webhook) { w.OnExhausted = OnExhaustedDeadLetter }, []string{"/dead_letter/topic"}},
 		"dead letters in a loop":            {func(w *Webhook) { w.DeadLetter.Topic = topic("orders") }, []string{"/dead_letter/topic"}},
+		"dead letters that match the pattern": {func(w *Webhook) {
+			w.Topics, w.DeadLetter.Topic = []string{"^orders"}, topic("orders.dead")
+		}, []string{"/dead_letter/topic"}},
+		"dead letters beside the pattern": {func(w *Webhook) {
+			w.Topics, w.DeadLetter.Topic = []string{"^orders"}, topic("dead.orders")
+		}, nil},
+		"dead letters and a pattern that is none": {func(w *Webhook) {
+			w.Topics, w.DeadLetter.Topic = []string{"^(orders"}, topic("dead")
+		}, []string{"/topics/0"}},
+		"lifecycle calls":                   {func(w *Webhook) { w.Lifecycle = &Lifecycle{URL: "http://example.com/l?a=b"} }, nil},
+		"lifecycle calls to nowhere":        {func(w *Webhook) { w.Lifecycle = &Lifecycle{} }, []string{"/lifecycle/url"}},
+		"lifecycle calls to a relative url": {func(w *Webhook) { w.Lifecycle = &Lifecycle{URL: "/l"} }, []string{"/lifecycle/url"}},
+		"lifecycle calls with a password":   {func(w *Webhook) { w.Lifecycle = &Lifecycle{URL: "https://a:b@c/"} }, []string{"/lifecycle/url"}},
 		"dead letters to no legal topic":    {func(w *Webhook) { w.DeadLetter.Topic = topic("a b") }, []string{"/dead_letter/topic"}},
 		"dead letters": {func(w *Webhook) {
 			w.OnExhausted, w.DeadLetter.Topic = OnExhaustedDeadLetter, topic("orders.dead")
@@ -223,6 +240,64 @@ func TestRules(t *testing.T) {
 				t.Errorf("complaints (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestPatternsMeanOneThing holds what is accepted to what regexp and regcomp(3)
+// with REG_EXTENDED agree on; the refused ones were seen to differ, or to fail in one.
+func TestPatternsMeanOneThing(t *testing.T) {
+	for pattern, good := range map[string]bool{
+		`^orders\.(eu|us)\.[a-z0-9_-]+$`: true,
+		`^orders-[0-9]{4}-[0-9]{2,}$`:    true,
+		`^(o{2}){1,3}`:                   true,
+		`^o{2}{1,3}`:                     false, // not in Go's own syntax
+		`^[[:alpha:]]+[^._-]?$`:          true,
+		`^`:                              true,
+		`^(a|)*$`:                        true,
+		`^[]a]`:                          true,
+		`^(a`:                            false,
+		`^a)`:                            false,
+		`^[a`:                            false,
+		`^a|*b`:                          false,
+		`^a{1001}`:                       false,
+		`^((a{100}){100}){100}`:          false,
+		`^a{3,2}`:                        false,
+		`^orders-\d+$`:                   false, // regcomp: the letter d
+		`^\w+`:                           false, // regexp's POSIX syntax does not have it
+		`^a\<b`:                          false, // regcomp: the beginning of a word
+		`^a\x2e`:                         false,
+		`^(a)\1`:                         false, // regcomp: what the group matched
+		`^a\`:                            false,
+		`^[a\]b]`:                        false, // regcomp: a or \, and then b]
+		`^[^]\.]`:                        false,
+		`^*orders`:                       false, // regexp: orders, wherever it stands
+		`^+orders`:                       false,
+		`^{2}`:                           false,
+		`^a{,3}$`:                        false, // regcomp: none to three
+		`^a{2`:                           false,
+		`^a{2,x}`:                        false,
+		`^a{`:                            false,
+		`^[[.a.]]`:                       false,
+		`^[[=a=]]`:                       false,
+		`^(?:a)`:                         false,
+		`^(?i)a`:                         false,
+		`^a(?=b)`:                        false,
+		`^a*?b`:                          true, // which names match does not depend on greed
+		`^a**`:                           false,
+		"^a b":                           false,
+		"^a\n":                           false,
+		"^ä":                             false,
+		"^\xff":                          false,
+	} {
+		w := valid()
+		w.Topics = []string{pattern}
+		var want []string
+		if !good {
+			want = []string{"/topics/0"}
+		}
+		if diff := cmp.Diff(want, pointers(t, w.Validate())); diff != "" {
+			t.Errorf("%q: complaints (-want +got):\n%s", pattern, diff)
+		}
 	}
 }
 

@@ -4,7 +4,10 @@
 // Package delivery beneath it sends records to a webhook's URL.
 package webhooks
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // State of a webhook. Active, Paused and Disabled are stored; Failed is what a
 // running group reports over a stored Active.
@@ -25,7 +28,7 @@ type Webhook struct {
 	ID             string            `json:"id"`
 	Tenant         string            `json:"tenant"`
 	URL            string            `json:"url"`
-	Topics         []string          `json:"topics"`
+	Topics         []string          `json:"topics"` // names, or one pattern: see TopicPattern
 	GroupID        string            `json:"group_id"`
 	Description    string            `json:"description"`
 	Labels         map[string]string `json:"labels"`
@@ -45,6 +48,7 @@ type Webhook struct {
 	OnExhausted    string            `json:"on_exhausted"` // block, dead_letter, skip
 	DeadLetter     DeadLetter        `json:"dead_letter"`
 	Signing        Signing           `json:"signing"`
+	Lifecycle      *Lifecycle        `json:"lifecycle"` // nil: nobody is told of assignments
 	CreatedAt      time.Time         `json:"created_at"`
 	UpdatedAt      time.Time         `json:"updated_at"`
 }
@@ -138,6 +142,25 @@ type DeadLetter struct {
 type Signing struct {
 	Enabled bool `json:"enabled"`
 }
+
+// Lifecycle is where the receiver is told which partitions are coming and going.
+type Lifecycle struct {
+	URL string `json:"url"`
+}
+
+// TopicPattern returns the pattern by which the webhook chooses its topics, if it
+// does not name them. The pattern begins with ^, need not match to a name's end,
+// and means the same to Go's regexp as to regcomp(3) with REG_EXTENDED, which is
+// what the Kafka client understands.
+func (w Webhook) TopicPattern() (pattern string, ok bool) {
+	if len(w.Topics) == 1 && isPattern(w.Topics[0]) {
+		return w.Topics[0], true
+	}
+	return "", false
+}
+
+// isPattern tells a pattern among topics from a name, as the Kafka client does.
+func isPattern(topic string) bool { return strings.HasPrefix(topic, "^") }
 
 // Default returns a webhook with every default of the contract and no identity.
 func Default() Webhook {

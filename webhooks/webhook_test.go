@@ -1,0 +1,64 @@
+package webhooks
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestTopicPattern(t *testing.T) {
+	for _, test := range []struct {
+		topics  []string
+		pattern string
+		ok      bool
+	}{
+		{[]string{"^orders"}, "^orders", true},
+		{[]string{"orders"}, "", false},
+		{[]string{"a", "b"}, "", false},
+		{nil, "", false},
+	} {
+		w := Webhook{Topics: test.topics}
+		if pattern, ok := w.TopicPattern(); pattern != test.pattern || ok != test.ok {
+			t.Errorf("%q: got %q, %v; want %q, %v", test.topics, pattern, ok, test.pattern, test.ok)
+		}
+	}
+}
+
+func TestACloneSharesNothing(t *testing.T) {
+	reason, dead := "gone", "dead"
+	full := func() Webhook {
+		w := valid()
+		w.Labels, w.Request.Headers = map[string]string{"a": "b"}, map[string]string{"x": "y"}
+		w.StateReason, w.DeadLetter.Topic, w.Lifecycle = new(reason), new(dead), &Lifecycle{URL: "http://l"}
+		return w
+	}
+	w := full()
+	c := w.Clone()
+	if diff := cmp.Diff(w, c); diff != "" {
+		t.Errorf("the clone differs (-want +got):\n%s", diff)
+	}
+	c.Topics[0], c.Labels["a"], c.Request.Headers["x"] = "other", "other", "other"
+	*c.StateReason, *c.DeadLetter.Topic, c.Lifecycle.URL = "other", "other", "other"
+	if diff := cmp.Diff(full(), w); diff != "" {
+		t.Errorf("a change of the clone shows (-want +got):\n%s", diff)
+	}
+}
+
+func TestTheLifecycleIsContent(t *testing.T) {
+	a, b := valid(), valid()
+	b.Lifecycle = &Lifecycle{URL: "http://l"}
+	if sameContent(a, b) || !sameContent(b, b.Clone()) {
+		t.Error("webhooks are alike that differ in their lifecycle, or differ though alike")
+	}
+	for _, test := range []struct {
+		w    Webhook
+		want string
+	}{{a, `"lifecycle":null`}, {b, `"lifecycle":{"url":"http://l"}`}} {
+		text, err := json.Marshal(test.w)
+		if err != nil || !strings.Contains(string(text), test.want) {
+			t.Errorf("got %s, %v; want it to hold %s", text, err, test.want)
+		}
+	}
+}
