@@ -248,9 +248,12 @@ func (m *member) release(tps []topicPartition, lost bool) {
 	if len(going) == 0 {
 		return
 	}
+	lost = lost && !breaksFencing
 	cause := context.Canceled
 	if lost {
 		m.committer.drop(tenures)
+		cause = errLost
+	} else if breaksDrain {
 		cause = errLost
 	}
 	for _, h := range going {

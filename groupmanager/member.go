@@ -98,6 +98,7 @@ func (m *member) run(ctx context.Context, topics []string) error {
 	committing, stop := context.WithCancel(context.Background())
 	commits.Go(func() { m.committer.run(committing) })
 	for ctx.Err() == nil && m.fatal == nil {
+		stall()
 		m.event(m.consumer.Poll(int(pollTimeout.Milliseconds())))
 		m.current.Store(m.queues.Generation())
 		m.polled = time.Now()

@@ -75,6 +75,9 @@ func newTenure(tp topicPartition, topicID [16]byte, generation int32, at positio
 // who holds committer.mu.
 func (t *tenure) position() position {
 	p := position{offset: max(t.safe.Load(), t.committed)}
+	if p.offset > t.committed {
+		p.offset = unsound(p.offset)
+	}
 	if n := t.noted.Load(); n != nil && n.at == p.offset {
 		p.metadata = n.text
 	}
