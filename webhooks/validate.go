@@ -211,9 +211,9 @@ func checkPattern(c *complaints, pointer, pattern string) {
 	}
 }
 
-// chooses tells whether a topic is one of the webhook's. A pattern that does not
+// Chooses tells whether a topic is one of the webhook's. A pattern that does not
 // compile chooses none: it has been complained about.
-func (w *Webhook) chooses(topic string) bool {
+func (w *Webhook) Chooses(topic string) bool {
 	if pattern, ok := w.TopicPattern(); ok {
 		re, err := regexp.Compile(pattern)
 		return err == nil && re.MatchString(topic)
@@ -318,7 +318,7 @@ func (w *Webhook) checkExhausted(c *complaints) {
 	switch {
 	case topic != nil:
 		checkTopic(c, pointer, *topic)
-		if w.chooses(*topic) {
+		if w.Chooses(*topic) {
 			c.add(pointer, "must not be one of topics, nor match their pattern: dead letters would be delivered again")
 		}
 	case w.OnExhausted == OnExhaustedDeadLetter:
