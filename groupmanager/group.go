@@ -188,6 +188,7 @@ func (g *group) join(ctx context.Context, w webhooks.Webhook, client *delivery.C
 	m = &member{
 		consumer: consumer, queues: queues, paused: &g.paused,
 		describe: func(topic string, partition int32) (topicInfo, error) { return g.describe(ctx, topic, partition) },
+		look:     func(topic string) (topicInfo, error) { return g.look(ctx, topic) },
 		memory:   g.memory,
 		drain:    min(s.cfg.DrainTimeout, rebalanceTimeout(conf)*6/10),
 		born:     born, session: session,
@@ -362,6 +363,11 @@ func (g *group) describe(ctx context.Context, topic string, partition int32) (to
 	if ok && partition < info.partitions {
 		return info, nil
 	}
+	return g.look(ctx, topic)
+}
+
+// look asks the cluster about a topic and keeps what it says.
+func (g *group) look(ctx context.Context, topic string) (topicInfo, error) {
 	found, err := g.shared.cluster.topics(ctx, []string{topic})
 	if err != nil {
 		return topicInfo{}, err

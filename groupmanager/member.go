@@ -57,7 +57,8 @@ type member struct {
 	queues    *partitionqueue.Queues
 	committer *committer
 	lane      *laneConfig
-	describe  func(topic string, partition int32) (topicInfo, error)
+	describe  func(topic string, partition int32) (topicInfo, error) // what is known of a topic
+	look      func(topic string) (topicInfo, error)                  // asks the cluster anew
 	pinned    map[string]webhooks.Pinned
 	memory    *memory // of the group, over the lives of its members
 	paused    *atomic.Bool

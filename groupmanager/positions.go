@@ -64,6 +64,9 @@ func (m *member) explain(f fault) error {
 	}
 	switch e.Code {
 	case kafka.ErrAutoOffsetReset, kafka.ErrOffsetOutOfRange:
+		if m.isAnother(f.topicPartition) {
+			return &positionError{why: errTopicRecreated, at: m.heldOf(f.topic)}
+		}
 		return &positionError{why: errOffsetOutOfRange, at: []topicPartition{f.topicPartition}}
 	case kafka.ErrUnknownTopicOrPart, kafka.ErrUnknownTopic, kafka.ErrUnknownPartition:
 		return errTopicGone
@@ -73,6 +76,17 @@ func (m *member) explain(f fault) error {
 	return fmt.Errorf("%s [%d]: %w", f.topic, f.partition, f.err)
 }
 
+// isAnother tells whether the topic is not the one any more that the tenure began with.
+func (m *member) isAnother(tp topicPartition) bool {
+	h, ok := m.held[tp]
+	if !ok {
+		return false
+	}
+	now, err := m.look(tp.topic)
+	return err == nil && now.id != h.tenure.topicID
+}
+
+// heldOf are the partitions held of a topic.
 func (m *member) heldOf(topic string) []topicPartition {
 	return slices.DeleteFunc(slices.Collect(maps.Keys(m.held)), func(tp topicPartition) bool { return tp.topic != topic })
 }
