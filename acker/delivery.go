@@ -91,6 +91,9 @@ func (d *Delivery) run(offset int64) int {
 // records entered, settled or not, and not in a hole between them.
 func (d *Delivery) holds(offset int64) bool { return d.runs[d.run(offset)].First <= offset }
 
+// begun says whether any record is settled.
+func (d *Delivery) begun() bool { return d.first > d.runs[0].First }
+
 // count counts the records not settled.
 func (d *Delivery) count() int {
 	n := 0

@@ -16,8 +16,12 @@ type Ledger struct {
 	deliveries []*Delivery // ascending; the first is not settled, later ones may be
 	first      int64       // first offset entered; -1: none
 	end        int64       // one past the last offset entered; -1: none
-	position   int64       // of the client; -1: not known
+	position   int64       // of the client, or where resumed runs lead on from it; -1: not known
 	lastSent   int64       // highest offset sent; -1: none
+	open       int         // deliveries not settled
+	begun      int         // deliveries of which something is settled
+
+	resumed []resumedRun // ascending, not touching, none over a delivery
 
 	touched []*Delivery // reused by Apply
 }
@@ -29,9 +33,9 @@ func NewLedger() *Ledger {
 
 // Deliver enters a batch read from Kafka as a new delivery, Waiting and with no
 // attempts. The runs must ascend without touching or overlapping and lie above
-// everything entered before and not below the position told to Advance;
-// otherwise an error says what is wrong and nothing is changed. The slice is
-// copied.
+// everything entered before and not below the position told to Advance, within
+// what is Wanted; otherwise an error says what is wrong and nothing is changed.
+// The slice is copied.
 func (l *Ledger) Deliver(runs []Run) (*Delivery, error) {
 	if len(runs) == 0 {
 		return nil, errors.New("entering a delivery: no records")
@@ -43,12 +47,19 @@ func (l *Ledger) Deliver(runs []Run) (*Delivery, error) {
 		}
 		least = r.Last + 2 // a run that began at Last+1 would be the same run
 	}
+	if first, last := runs[0].First, runs[len(runs)-1].Last; len(l.resumed) > 0 {
+		if w := l.Wanted(first); first != w.First || last > w.Last {
+			return nil, fmt.Errorf("entering a delivery: %d-%d where %d-%d is wanted", first, last, w.First, w.Last)
+		}
+	}
 	d := newDelivery(runs)
 	if l.first < 0 {
 		l.first = d.First()
 	}
 	l.end = d.Last() + 1
 	l.deliveries = append(l.deliveries, d)
+	l.open++
+	l.pass()
 	return d, nil
 }
 
@@ -99,8 +110,23 @@ func (l *Ledger) Fail(d *Delivery) bool {
 // write, or skipped by policy. It may come in any state; on a settled delivery
 // it does nothing.
 func (l *Ledger) Settle(d *Delivery) {
-	d.settleThrough(d.Last())
+	l.settleThrough(d, d.Last())
 	l.release()
+}
+
+// settleThrough settles every record of d up to and including upTo, which is not
+// below its first open one.
+func (l *Ledger) settleThrough(d *Delivery, upTo int64) {
+	if d.state == Settled {
+		return
+	}
+	if !d.begun() {
+		l.begun++
+	}
+	d.settleThrough(upTo)
+	if d.state == Settled {
+		l.open--
+	}
 }
 
 // Split cuts d in two after n of its unsettled records: d keeps the head, the
@@ -117,22 +143,35 @@ func (l *Ledger) Split(d *Delivery, n int) *Delivery {
 	}
 	tail := d.cut(n)
 	l.deliveries = slices.Insert(l.deliveries, i+1, tail)
+	l.open++
 	return tail
 }
 
 // Advance tells that the client's position is now p: everything below it was
 // entered or carries no record, as transaction markers and aborted records do.
 // A position lower than an earlier one is ignored.
-func (l *Ledger) Advance(p int64) { l.position = max(l.position, p) }
+func (l *Ledger) Advance(p int64) {
+	l.position = max(l.position, p)
+	l.pass()
+}
 
 // Next is the offset to commit: that of the lowest record not settled or, with
 // everything settled, one past the last entered or the position, whichever is
-// higher. It is -1 before anything is known, and never goes down.
+// higher, and past the runs resumed that begin there. It is -1 before anything
+// is known, and never goes down.
 func (l *Ledger) Next() int64 {
 	if len(l.deliveries) > 0 {
 		return l.deliveries[0].first
 	}
 	return max(l.end, l.position)
+}
+
+// Head is the delivery that holds Next, nil when nothing is open.
+func (l *Ledger) Head() *Delivery {
+	if len(l.deliveries) == 0 {
+		return nil
+	}
+	return l.deliveries[0]
 }
 
 // LastSent is the highest offset ever sent in this tenure, -1 if none was.
@@ -142,29 +181,6 @@ func (l *Ledger) LastSent() int64 { return l.lastSent }
 // settled or not. This is what a window bounds: with a hole at the head it
 // grows with everything entered above the hole.
 func (l *Ledger) Len() int { return len(l.deliveries) }
-
-// Acked appends to dst the runs of records above Next that are settled, which
-// the next tenure need not deliver again, and returns it. Runs that touch are
-// joined; holes are kept.
-func (l *Ledger) Acked(dst []Run) []Run {
-	own := len(dst)
-	for i, d := range l.deliveries {
-		if i == 0 {
-			continue // what is settled of it lies below Next
-		}
-		for _, r := range d.runs {
-			r.Last = min(r.Last, d.first-1)
-			switch {
-			case r.Last < r.First: // open
-			case len(dst) > own && dst[len(dst)-1].Last+1 == r.First:
-				dst[len(dst)-1].Last = r.Last
-			default:
-				dst = append(dst, r)
-			}
-		}
-	}
-	return dst
-}
 
 // search is the index of the first delivery that ends at or above offset.
 func (l *Ledger) search(offset int64) int {
@@ -179,4 +195,6 @@ func (l *Ledger) release() {
 		n++
 	}
 	l.deliveries = slices.Delete(l.deliveries, 0, n)
+	l.begun -= n
+	l.pass()
 }

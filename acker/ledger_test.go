@@ -39,6 +39,7 @@ func settle(i int) step { return func(b *books) { b.Settle(b.deliveries[i]) } }
 func split(i, n int) step {
 	return func(b *books) { b.deliveries = append(b.deliveries, b.Split(b.deliveries[i], n)) }
 }
+func resume(runs ...Run) step { return func(b *books) { b.ResumeAcked(runs) } }
 func advance(p int64) step {
 	return func(b *books) { b.Advance(p) }
 }
@@ -286,6 +287,10 @@ func TestNext(t *testing.T) {
 		{"the position told while records were open", []step{deliver(Run{3, 9}), advance(12), settle(0)}, 12},
 		{"a position does not move back", []step{advance(12), advance(7)}, 12},
 		{"a position inside what is settled adds nothing", []step{deliver(Run{3, 9}), settle(0), advance(5)}, 10},
+		{"unknown at first, whatever an earlier tenure settled", []step{resume(Run{5, 9})}, -1},
+		{"past what an earlier tenure settled", []step{resume(Run{5, 9}), deliver(Run{0, 4}), settle(0)}, 10},
+		{"past what an earlier tenure settled, where the position is", []step{resume(Run{5, 9}, Run{11, 12}), deliver(Run{0, 3}), settle(0), advance(5)}, 10},
+		{"not past what was not read", []step{resume(Run{5, 9}), deliver(Run{0, 3}), settle(0)}, 4},
 		{"a hole at the head holds the line", []step{deliver(Run{0, 4}), deliver(Run{5, 9}), settle(1), advance(10)}, 0},
 	} {
 		t.Run(test.claim, func(t *testing.T) {
@@ -309,9 +314,13 @@ func TestAcked(t *testing.T) {
 		{"nothing is entered", nil, nil},
 		{"nothing is settled", window, nil},
 		{"what is settled below Next is not told", slices.Concat(window, []step{said(ackOf(0, 9, 4))}), nil},
-		{"holes are kept", slices.Concat(window, []step{said(ackOf(10, 19, 19))}), []Run{{10, 14}, {17, 19}}},
-		{"runs that touch are joined", slices.Concat(window, []step{settle(2), settle(1)}), []Run{{10, 14}, {17, 29}}},
-		{"the head of a delivery that is open", slices.Concat(window, []step{said(ackOf(10, 19, 17)), said(ackOf(30, 39, 30))}), []Run{{10, 14}, {17, 17}, {30, 30}}},
+		{"a run goes on over the holes of a delivery", slices.Concat(window, []step{said(ackOf(10, 19, 19))}), []Run{{10, 19}}},
+		{"runs that touch are joined", slices.Concat(window, []step{settle(2), settle(1)}), []Run{{10, 29}}},
+		{"runs with nothing but a hole between them are joined", []step{deliver(Run{0, 4}), deliver(Run{7, 9}), deliver(Run{12, 14}), settle(1), settle(2)}, []Run{{7, 14}}},
+		{"the head of a delivery that is open", slices.Concat(window, []step{said(ackOf(10, 19, 17)), said(ackOf(30, 39, 30))}), []Run{{10, 17}, {30, 30}}},
+		{"what an earlier tenure settled", slices.Concat([]step{resume(Run{41, 49}, Run{60, 69})}, window), []Run{{41, 49}, {60, 69}}},
+		{"what an earlier tenure settled, joined over a hole that was read", slices.Concat([]step{resume(Run{42, 49})}, window, []step{settle(3), advance(42)}), []Run{{30, 49}}},
+		{"what an earlier tenure settled, not joined over what was not read", slices.Concat([]step{resume(Run{42, 49})}, window, []step{settle(3)}), []Run{{30, 39}, {42, 49}}},
 	} {
 		t.Run(test.claim, func(t *testing.T) {
 			there := Run{0, 9} // touches what comes, but is not the ledger's

@@ -14,6 +14,9 @@ import (
 const (
 	metadataVersion = "k1"
 	maxMetadata     = 4096 // bytes Kafka keeps with a commit by default
+	// maxPacked is how many bytes the distances of r may have, before base64, so
+	// that the text fits whatever a and t are.
+	maxPacked = (maxMetadata - len(metadataVersion) - len(";a=;t=;r=") - len("9223372036854775807-9223372036854775807")) * 3 / 4
 )
 
 // ErrMetadataTooLarge means that the metadata does not fit into a commit.

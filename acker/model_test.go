@@ -1,6 +1,7 @@
 package acker
 
 import (
+	"fmt"
 	"slices"
 	"time"
 )
@@ -10,6 +11,7 @@ import (
 // settled; everything else follows by looking at all of them.
 type model struct {
 	records  []modelRecord // all of this tenure, ascending
+	resumed  []Run         // settled by an earlier tenure
 	position int64
 	lastSent int64
 }
@@ -52,8 +54,18 @@ func (m *model) deliver(runs []Run) (*modelDelivery, bool) {
 	if len(runs) == 0 {
 		return nil, false
 	}
+	for o := runs[0].First; o <= last; o++ {
+		if m.before(o) {
+			return nil, false
+		}
+	}
 	m.records = entered
 	return d, true
+}
+
+// before says whether an earlier tenure settled offset.
+func (m *model) before(offset int64) bool {
+	return slices.ContainsFunc(m.resumed, func(r Run) bool { return r.First <= offset && offset <= r.Last })
 }
 
 func (m *model) send(d *modelDelivery, at time.Time) int {
@@ -228,6 +240,15 @@ func (m *model) next() int64 {
 			return r.offset
 		}
 	}
+	next := m.known()
+	for m.before(next) {
+		next++
+	}
+	return next
+}
+
+// known is the end of what was read; -1 when nothing was.
+func (m *model) known() int64 {
 	if n := len(m.records); n > 0 {
 		return max(m.position, m.records[n-1].offset+1)
 	}
@@ -247,16 +268,49 @@ func (m *model) len() int {
 	return n
 }
 
-func (m *model) acked() (runs []Run) {
-	next := m.next()
-	for _, r := range m.records {
-		switch n := len(runs); {
-		case !r.settled || r.offset < next:
-		case n > 0 && runs[n-1].Last+1 == r.offset:
-			runs[n-1].Last++
-		default:
-			runs = append(runs, Run{r.offset, r.offset})
+// mark is what an offset is to the next tenure.
+type mark uint8
+
+const (
+	hole mark = iota // read, and no record
+	settled
+	open // to be delivered, maybe: not settled, or not read yet
+)
+
+func (m *model) mark(offset int64) mark {
+	i := slices.IndexFunc(m.records, func(r modelRecord) bool { return r.offset == offset })
+	switch {
+	case m.before(offset), i >= 0 && m.records[i].settled:
+		return settled
+	case i >= 0, offset >= m.known():
+		return open
+	}
+	return hole
+}
+
+// checkAcked says what is wrong with runs as those settled above Next.
+func (m *model) checkAcked(runs []Run) error {
+	next, parted := m.next(), true
+	for offset := next; offset <= logSize; offset++ {
+		in := slices.ContainsFunc(runs, func(r Run) bool { return r.First <= offset && offset <= r.Last })
+		begins := slices.ContainsFunc(runs, func(r Run) bool { return r.First == offset })
+		switch m.mark(offset) {
+		case settled:
+			if !in {
+				return fmt.Errorf("acked %v: %d is missing", runs, offset)
+			}
+		case open:
+			if in && next >= 0 {
+				return fmt.Errorf("acked %v: %d is open", runs, offset)
+			}
+			parted = true
+		}
+		if begins && !parted {
+			return fmt.Errorf("acked %v: nothing is open before %d", runs, offset)
+		}
+		if begins {
+			parted = false
 		}
 	}
-	return runs
+	return nil
 }

@@ -29,6 +29,8 @@ type machine struct {
 	log       [logSize]bool // which offsets are records; the others are markers
 	settled   [logSize]bool // which were settled in some tenure
 	committed int64         // -1: nothing yet
+	metadata  string        // of the last commit
+	told      [logSize]bool // which some commit, or its metadata, told to be settled
 	said      []Run         // bounds of what was sent, in any tenure: what tokens name
 	clock     time.Time
 
@@ -88,29 +90,51 @@ func (m *machine) step() error {
 	case 14:
 		return m.settleOrAdvance()
 	default:
-		return m.revokeOrIntrude()
+		return m.commitOrIntrude()
 	}
 }
 
 // assign begins a tenure at what is committed.
 func (m *machine) assign() {
-	m.logf("assign at %d", m.committed)
+	m.logf("assign at %d with %s", m.committed, m.metadata)
+	resumed, err := ParseMetadata(m.metadata)
+	if err != nil {
+		panic(err) // commit has read it
+	}
 	m.ledger, m.model = NewLedger(), newModel()
+	m.ledger.ResumeAcked(resumed.Acked)
+	m.model.resumed = resumed.Acked
 	m.deliveries = nil
 	m.read = max(m.committed, 0)
 	m.lastNext = -1
 }
 
-// deliver reads on in the log, over markers, and enters what it found.
+// deliver reads on in the log, over markers and what is not wanted any more, and
+// enters what it found.
 func (m *machine) deliver() error {
 	var runs []Run
+	var wanted Run
 	for want := 1 + m.draw(maxBatch); want > 0 && m.read < logSize; m.read++ {
-		if !m.log[m.read] {
-			continue
+		if len(runs) == 0 {
+			wanted = m.ledger.Wanted(m.read)
 		}
-		if n := len(runs); n > 0 && runs[n-1].Last+1 == m.read {
+		switch n := len(runs); {
+		case !m.log[m.read]:
+			continue
+		case m.read < wanted.First && !m.settled[m.read]:
+			return fmt.Errorf("%d is not wanted and was never settled", m.read)
+		case m.read < wanted.First:
+			m.logf("drop %d", m.read)
+			continue
+		case m.told[m.read] && m.read <= wanted.Last:
+			return fmt.Errorf("%d is wanted again", m.read)
+		case m.read > wanted.Last:
+			want = 0
+			m.read-- // it is looked at again
+			continue
+		case n > 0 && runs[n-1].Last+1 == m.read:
 			runs[n-1].Last++
-		} else {
+		default:
 			runs = append(runs, Run{m.read, m.read})
 		}
 		want--
@@ -216,10 +240,11 @@ func (m *machine) settleOrAdvance() error {
 	return nil
 }
 
-// revokeOrIntrude ends the tenure, after a commit or without one, or tries to
-// enter runs that may be ill-formed or known already.
-func (m *machine) revokeOrIntrude() error {
-	if m.draw(2) == 0 {
+// commitOrIntrude commits, or ends the tenure after a commit or without one, or
+// tries to enter runs that may be ill-formed or known already.
+func (m *machine) commitOrIntrude() error {
+	what := m.draw(6)
+	if what < 2 {
 		first := int64(m.draw(int(m.read)+1)) - 1
 		last := first + int64(m.draw(3)) - 1
 		runs := []Run{{first, last}, {last + 1, last + 1}}[:1+m.draw(2)]
@@ -229,10 +254,42 @@ func (m *machine) revokeOrIntrude() error {
 		_, err := m.enter(runs)
 		return err
 	}
-	if next := m.ledger.Next(); m.draw(3) > 0 && next >= 0 {
-		m.committed = next
+	if what < 5 {
+		if err := m.commit(); err != nil {
+			return err
+		}
 	}
-	m.assign()
+	if what > 2 {
+		m.assign()
+	}
+	return nil
+}
+
+// commit commits the books as they stand, with what goes into the metadata.
+func (m *machine) commit() error {
+	next := m.ledger.Next()
+	if next < 0 || next < m.committed { // commits only ever go up
+		return nil
+	}
+	note := Metadata{Acked: m.ledger.Acked(nil)}
+	if d := m.ledger.Head(); d != nil {
+		note.Attempts, note.FirstAttempt = d.Attempts(), d.FirstAttempt()
+	}
+	text, err := note.Append(nil)
+	if err != nil {
+		return err
+	}
+	read, err := ParseMetadata(string(text))
+	if err != nil || !slices.Equal(read.Acked, note.Acked) {
+		return fmt.Errorf("metadata %s read as %+v, %v", text, read, err)
+	}
+	m.logf("commit %d with %s", next, text)
+	m.committed, m.metadata = next, string(text)
+	for offset := range int64(logSize) {
+		if offset < next || slices.ContainsFunc(read.Acked, func(r Run) bool { return r.First <= offset && offset <= r.Last }) {
+			m.told[offset] = true
+		}
+	}
 	return nil
 }
 
@@ -305,8 +362,12 @@ func (m *machine) check() error {
 	if got, want := m.ledger.Len(), m.model.len(); got != want {
 		return fmt.Errorf("len: got %d, want %d", got, want)
 	}
-	if got, want := m.ledger.Acked(nil), m.model.acked(); !slices.Equal(got, want) {
-		return fmt.Errorf("acked: got %v, want %v", got, want)
+	acked := m.ledger.Acked(nil)
+	if err := m.model.checkAcked(acked); err != nil {
+		return err
+	}
+	if got := m.ledger.Gap(); got != (len(acked) > 0) {
+		return fmt.Errorf("gap: got %v with %v acked", got, acked)
 	}
 	for _, r := range m.model.records {
 		if r.settled {

@@ -91,7 +91,7 @@ func (l *Ledger) ack(s Statement) (Answer, error) {
 		}
 	}
 	for _, d := range meant {
-		d.settleThrough(s.UpTo)
+		l.settleThrough(d, s.UpTo)
 	}
 	l.release()
 	answer := Answer{Repeat: len(meant) == 0, Cover: s.UpTo + 1, BlockedBy: -1, Touched: meant}
