@@ -127,6 +127,14 @@ func (a *answer) judge(explicit bool, now time.Time) Result {
 	return res
 }
 
+// judgeCall is judge for an answer in which no ack can be: every 2xx is a yes.
+func (a *answer) judgeCall(now time.Time) Result {
+	if a.success() && a.broken == "" {
+		return Result{Verdict: Acked, Status: a.status}
+	}
+	return a.judge(false, now)
+}
+
 // judgeSuccess judges a 2xx.
 func (a *answer) judgeSuccess(explicit bool, res *Result) {
 	if a.json {

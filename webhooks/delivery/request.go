@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"go.opentelemetry.io/otel/trace"
 
@@ -14,8 +15,8 @@ import (
 // header is one header of a request.
 type header struct{ name, value string }
 
-// fixedHeaders are the headers that all deliveries of a webhook share, in the
-// order in which they are sent. The user may give another User-Agent, and nothing
+// fixedHeaders are the headers that all requests of a webhook share, in the order
+// in which they are sent. The user may give another User-Agent, and nothing
 // else of ours.
 func fixedHeaders(w webhooks.Webhook, userAgent string) []header {
 	var own bool
@@ -31,7 +32,6 @@ func fixedHeaders(w webhooks.Webhook, userAgent string) []header {
 		header{"content-type", "application/json; charset=utf-8"},
 		header{"kpush-webhook", w.ID},
 		header{"kpush-group", w.GroupID},
-		header{"kpush-ack-timeout-ms", strconv.Itoa(w.Ack.TimeoutMs)},
 	)
 }
 
@@ -50,8 +50,8 @@ func validHeader(h header) bool {
 	return h.name != ""
 }
 
-// requestStart is what all requests to a webhook begin with: the request line and
-// the headers that never change.
+// requestStart is what all requests to a URL begin with: the request line and the
+// headers that never change.
 func requestStart(target *url.URL, headers []header) []byte {
 	b := append([]byte("POST "), target.RequestURI()...)
 	b = append(append(b, " HTTP/1.1\r\nhost: "...), target.Host...)
@@ -72,33 +72,45 @@ type request struct {
 	answer []byte // where the answer's body is read to
 }
 
-// lay writes the head of the request of one attempt: body is what is sent and signed.
-func (r *request) lay(c *Client, m *Message, a Attempt, parent trace.SpanContext, body []byte) {
-	b := append(r.head[:0], c.start...)
-	text := func(name, value string) {
-		b = append(append(appendField(b, name), value...), "\r\n"...)
+// lay writes the head of one attempt of a delivery: body is what is sent and signed.
+func (r *request) lay(e *endpoint, m *Message, a Attempt, parent trace.SpanContext, body []byte) {
+	r.begin(e, m.id, a.Now)
+	r.text("kpush-topic", m.topic)
+	r.number("kpush-partition", int64(m.partition))
+	r.number("kpush-generation", int64(a.Generation))
+	r.number("kpush-first-offset", m.first)
+	r.number("kpush-last-offset", m.last)
+	r.number("kpush-record-count", int64(m.count))
+	r.number("kpush-attempt", int64(a.Number))
+	r.text("kpush-ack-token", a.Token)
+	r.end(e, m.id, a.Now, parent, body)
+}
+
+// begin begins a head with what all requests have; the same id and time go to end.
+func (r *request) begin(e *endpoint, id string, now time.Time) {
+	r.head = append(r.head[:0], e.start...)
+	r.text("webhook-id", id)
+	r.number("webhook-timestamp", now.Unix())
+}
+
+func (r *request) text(name, value string) {
+	r.head = append(append(appendField(r.head, name), value...), "\r\n"...)
+}
+
+func (r *request) number(name string, n int64) {
+	r.head = append(strconv.AppendInt(appendField(r.head, name), n, 10), "\r\n"...)
+}
+
+// end ends a head, with the signature of body, which is what is sent.
+func (r *request) end(e *endpoint, id string, now time.Time, parent trace.SpanContext, body []byte) {
+	b := append(appendTraceParent(appendField(r.head, "traceparent"), parent), "\r\n"...)
+	if e.signers != nil {
+		r.signed = append(append(r.signed[:0], id...), '.')
+		r.signed = append(strconv.AppendInt(r.signed, now.Unix(), 10), '.')
+		b = append(e.signers.append(appendField(b, "webhook-signature"), r.signed, body), "\r\n"...)
 	}
-	number := func(name string, n int64) {
-		b = append(strconv.AppendInt(appendField(b, name), n, 10), "\r\n"...)
-	}
-	text("webhook-id", m.id)
-	number("webhook-timestamp", a.Now.Unix())
-	text("kpush-topic", m.topic)
-	number("kpush-partition", int64(m.partition))
-	number("kpush-generation", int64(a.Generation))
-	number("kpush-first-offset", m.first)
-	number("kpush-last-offset", m.last)
-	number("kpush-record-count", int64(m.count))
-	number("kpush-attempt", int64(a.Number))
-	text("kpush-ack-token", a.Token)
-	b = append(appendTraceParent(appendField(b, "traceparent"), parent), "\r\n"...)
-	if c.signers != nil {
-		r.signed = append(append(r.signed[:0], m.id...), '.')
-		r.signed = append(strconv.AppendInt(r.signed, a.Now.Unix(), 10), '.')
-		b = append(c.signers.append(appendField(b, "webhook-signature"), r.signed, body), "\r\n"...)
-	}
-	number("content-length", int64(len(body)))
-	r.head = append(b, "\r\n"...)
+	b = strconv.AppendInt(appendField(b, "content-length"), int64(len(body)), 10)
+	r.head = append(b, "\r\n\r\n"...)
 	if len(body) <= oneWrite {
 		r.head = slices.Grow(r.head, len(body))
 	}

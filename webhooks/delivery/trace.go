@@ -16,23 +16,23 @@ import (
 // startSpan begins the span of an attempt where ctx is part of a trace; else the
 // span is nil. It names the receiver's host and nothing more of its URL, whose
 // path and query often are secrets.
-func (c *Client) startSpan(ctx context.Context, a Attempt, size int) (context.Context, trace.Span) {
+func (e *endpoint) startSpan(ctx context.Context, attempt, size int) (context.Context, trace.Span) {
 	if !trace.SpanContextFromContext(ctx).IsValid() {
 		return ctx, nil
 	}
-	ctx, span := c.tracer.Start(ctx, "POST", trace.WithSpanKind(trace.SpanKindClient))
+	ctx, span := e.tracer.Start(ctx, "POST", trace.WithSpanKind(trace.SpanKindClient))
 	if !span.IsRecording() {
 		return ctx, span
 	}
 	span.SetAttributes(
 		semconv.HTTPRequestMethodPost,
-		semconv.ServerAddress(c.url.Hostname()),
-		semconv.ServerPort(portOf(c.url.Scheme, c.url.Port())),
-		semconv.URLScheme(c.url.Scheme),
+		semconv.ServerAddress(e.url.Hostname()),
+		semconv.ServerPort(portOf(e.url.Scheme, e.url.Port())),
+		semconv.URLScheme(e.url.Scheme),
 		semconv.HTTPRequestBodySize(size),
 	)
-	if a.Number > 1 {
-		span.SetAttributes(semconv.HTTPRequestResendCount(a.Number - 1))
+	if attempt > 1 {
+		span.SetAttributes(semconv.HTTPRequestResendCount(attempt - 1))
 	}
 	return ctx, span
 }
