@@ -30,6 +30,10 @@
 //     always a contiguous rest of what was sent. Its attempts and the time of
 //     the first survive a partial ack and a split.
 //   - Only what was sent in this tenure can be acked.
+//   - What an earlier tenure settled, and told with its commit, is not delivered
+//     again, however many tenures follow.
+//   - The acked runs fit into the metadata of a commit, if nothing is entered
+//     while [Ledger.Full].
 //
 // Work is in proportion to the runs of consecutive offsets, not to the records
 // in them: a batch without holes is one run.

@@ -418,6 +418,10 @@ func TestLedgerStaysSmallOverALongTenure(t *testing.T) {
 	if got := cap(l.deliveries); got > 8 {
 		t.Errorf("room for deliveries after 10,000 of them, one at a time: got %d, want a few", got)
 	}
+	d, err := l.Deliver([]Run{{first, first}})
+	if err != nil || l.Full() {
+		t.Errorf("books with %v alone open (%v): got full, want room", d, err)
+	}
 }
 
 const benchRecords = 10_000

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 )
@@ -88,6 +89,7 @@ type pressure struct {
 	holes  int // a bound of those between two records
 	batch  int // a bound of the records of a delivery
 	full   int // how often the ledger was
+	worst  int // bytes that the runs may have, as it was said before the last delivery or cut
 }
 
 func (p *pressure) deliver() error {
@@ -116,6 +118,7 @@ func (p *pressure) deliver() error {
 		at++
 	}
 	p.read = runs[len(runs)-1].Last + 1
+	p.worst = p.ledger.worst()
 	d, err := p.ledger.Deliver(runs)
 	p.open = append(p.open, d)
 	return err
@@ -124,21 +127,37 @@ func (p *pressure) deliver() error {
 // ack settles all or the front of a delivery that is not the head, or once in a
 // while of the head.
 func (p *pressure) ack() error {
-	i := p.IntN(len(p.open))
-	d := p.open[i]
+	d := p.open[p.IntN(len(p.open))]
 	if d == p.ledger.Head() && p.IntN(20) > 0 {
 		return nil
 	}
-	p.ledger.Send(d, morning)
+	return p.settle(d, p.IntN(2) == 0)
+}
+
+// settle acks all of d, or as little as leaves a rest.
+func (p *pressure) settle(d *Delivery, rest bool) error {
 	upTo := d.Last()
-	if p.IntN(2) == 0 {
-		upTo = d.First() // leaves a rest
+	if rest {
+		upTo = d.First()
 	}
+	p.ledger.Send(d, morning)
 	_, err := p.ledger.Apply(Statement{Ack, d.First(), d.Last(), upTo})
-	if d.State() == Settled {
-		p.open = append(p.open[:i], p.open[i+1:]...)
-	}
+	p.open = slices.DeleteFunc(p.open, func(d *Delivery) bool { return d.State() == Settled })
 	return err
+}
+
+// scatter acks so that as many runs as possible come about: something of each
+// delivery that is not the head and has a rest then, and of the others every second.
+func (p *pressure) scatter() error {
+	for i, d := range slices.Clone(p.open) {
+		if d == p.ledger.Head() || d.Records() == 1 && i%2 == 0 {
+			continue
+		}
+		if err := p.settle(d, true); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // cut cuts any delivery when there is room, and the head always.
@@ -147,6 +166,7 @@ func (p *pressure) cut() {
 	if !p.ledger.Full() && p.IntN(2) == 0 {
 		d = p.open[p.IntN(len(p.open))]
 	}
+	p.worst = max(p.worst, p.ledger.worst())
 	if tail := p.ledger.Split(d, d.Records()/2); tail != nil {
 		p.open = append(p.open, tail)
 	}
@@ -154,6 +174,13 @@ func (p *pressure) cut() {
 
 // commit writes the metadata with the largest numbers it can have.
 func (p *pressure) commit() (string, error) {
+	packed, err := appendRuns(nil, p.ledger.Acked(nil))
+	if err != nil {
+		return "", err
+	}
+	if len(packed) > p.worst {
+		return "", fmt.Errorf("runs of %d bytes where at most %d were expected", len(packed), p.worst)
+	}
 	text, err := Metadata{math.MaxInt, time.UnixMilli(math.MinInt64), p.ledger.Acked(nil)}.Append(nil)
 	return string(text), err
 }
@@ -187,6 +214,11 @@ func (p *pressure) run(steps int) error {
 		}
 		if p.IntN(10) > 0 {
 			continue
+		}
+		if p.IntN(40) == 0 {
+			if err := p.scatter(); err != nil {
+				return err
+			}
 		}
 		text, err := p.commit()
 		if err != nil {
