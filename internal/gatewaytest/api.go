@@ -179,18 +179,36 @@ func (a *API) Ack(ctx context.Context, body any, wait string) (AckReply, error) 
 	return out, nil
 }
 
-// AckDelivery acks a delivery by its token, up to an offset, and enters the ack
-// in the receiver's ledger unless it was refused. An ack without an answer may
-// have counted and is entered, too.
+// AckDelivery acks a delivery by its token, up to an offset, and enters the answer
+// in the receiver's ledger, and the ack unless it was refused. An ack without an
+// answer may have counted and is entered, too.
 func (a *API) AckDelivery(ctx context.Context, r *Receiver, d *Delivery, upTo int64, wait string) (AckReply, error) {
 	body := map[string]any{"token": d.Token}
 	if upTo < d.Last() {
 		body["up_to_offset"] = upTo
 	}
-	ack := Ack{Webhook: d.Webhook, Partition: d.Partition, First: d.First(), Last: upTo, At: time.Now()}
+	return a.ackNoted(ctx, r, d, upTo, body, wait)
+}
+
+// AckFields acks a delivery by its fields, as AckDelivery does by its token.
+func (a *API) AckFields(ctx context.Context, r *Receiver, d *Delivery, wait string) (AckReply, error) {
+	return a.ackNoted(ctx, r, d, d.Last(), map[string]any{
+		"webhook_id": d.Webhook, "topic": d.Partition.Topic, "partition": d.Partition.ID,
+		"generation": d.Generation, "offset": d.Last(),
+	}, wait)
+}
+
+func (a *API) ackNoted(ctx context.Context, r *Receiver, d *Delivery, upTo int64, body any, wait string) (AckReply, error) {
+	sent := time.Now()
 	reply, err := a.Ack(ctx, body, wait)
 	if err != nil || reply.Status < 300 {
-		r.Acked(ack)
+		r.Acked(Ack{Webhook: d.Webhook, Partition: d.Partition, First: d.First(), Last: upTo, At: sent})
+	}
+	if err == nil {
+		r.AckAnswered(AckAnswer{
+			Webhook: d.Webhook, Partition: d.Partition, First: d.First(), Last: upTo, Generation: d.Generation,
+			Sent: sent, At: time.Now(), Status: reply.Status, Result: reply.Result, Code: reply.Code,
+		})
 	}
 	return reply, err
 }

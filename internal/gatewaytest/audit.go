@@ -5,91 +5,42 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"testing"
 	"time"
 )
 
-// Evidence is what is known of one webhook when a test has come to its end.
-type Evidence struct {
-	Webhook    string
-	Produced   *Produced
-	Deliveries []Delivery // in order of arrival
-	Acks       []Ack
-	Complaints []string
-
-	// Settled are the records that need no ack: dead-lettered with a confirmed
-	// write, or skipped because the webhook's policy says so.
-	Settled map[Partition][]int64
-
-	Committed map[Partition]int64 // what the group has committed at the end
-	Commits   []Commit            // every commit of the group in order, where it was read
-
-	// Start is where the group began; a partition without an entry began at 0.
-	Start map[Partition]int64
-
-	// Ends, when set, says that the webhook had the time to deliver everything:
-	// all of Produced must have been acked and every end committed.
-	Ends map[Partition]int64
-
-	// Unordered says that the webhook's ordering is not by partition.
-	Unordered bool
-}
-
-// Anomaly is one thing that must not be, with the offsets it concerns.
-type Anomaly struct {
-	Rule        string // S1, O1, ...: what was broken
-	Partition   Partition
-	First, Last int64 // inclusive
-	Text        string
-}
-
-func (a Anomaly) String() string {
-	return fmt.Sprintf("%s %s %d..%d: %s", a.Rule, a.Partition, a.First, a.Last, a.Text)
-}
-
-// Report is what an audit found.
-type Report struct {
-	Anomalies  []Anomaly
-	Deliveries int // requests that arrived
-	Records    int // different records that arrived
-	Repeats    int // arrivals of a record that had arrived before, whatever the reason
-	Duplicates int // arrivals of a record after it had been acked
-}
-
-// maxPrinted bounds how many anomalies a failing test prints.
-const maxPrinted = 40
-
-// Check fails the test if anything was found.
-func (r Report) Check(t testing.TB) {
-	t.Helper()
-	t.Logf("audit: %d records in %d deliveries, %d repeats, %d duplicates", r.Records, r.Deliveries, r.Repeats, r.Duplicates)
-	for i, a := range r.Anomalies {
-		if i == maxPrinted {
-			t.Errorf("audit: and %d more", len(r.Anomalies)-i)
-			break
-		}
-		t.Errorf("audit: %s", a)
-	}
-}
-
-// Audit joins the ledgers of one webhook. What it looks for:
+// Audit joins the ledgers of one webhook: what was produced, what arrived, what
+// was acked and answered, and what the broker keeps of the group. It looks for:
 //
-//	S1 a commit passed a record that nobody had acked at that moment
-//	S5 a committed offset went down
-//	S6 a record was delivered that no reader of committed records can see
-//	S7 a record was delivered with other bytes than it has in Kafka, or a
-//	   delivery id with other records than the time before
-//	S9 a request broke the contract by itself, or came to the wrong address
-//	O1 first deliveries of a partition skipped a record or went back
-//	O4 two requests of one partition were under way at once
-//	L1 a record was never acked although there was time
-//	L2 the committed offset did not reach the end although there was time
+//	S1  a commit passed a record that nobody had acked at that moment
+//	S2  a commit was made by somebody who could not own the partition
+//	S3  an ack counted although its tenure had been succeeded
+//	S4  acks of two tenures of a partition counted in turns
+//	S5  a committed offset went down
+//	S6  a record was delivered that no reader of committed records can see
+//	S7  a record was delivered with other bytes than it has in Kafka, or a
+//	    delivery id with other records than the time before
+//	S8  a record came again after its ack was answered with "committed"
+//	S9  a request broke the contract by itself, or came to the wrong address
+//	S10 a registration was lost, or a deleted webhook got deliveries
+//	O1  first deliveries of a partition skipped a record or went back
+//	O2  a delivery passed over a record that was still to be acked
+//	O3  a new owner did not begin at the committed offset
+//	O4  two requests of one partition were under way at once, or a tenure that
+//	    had ended went on
+//	L1  a record was never acked although there was time
+//	L2  the committed offset did not reach the end although there was time
+//	L5  a partition with records to deliver was left alone for too long
+//	D1  a record came again after it was acked, without any fault
+//	D2  more records came again after a hard end than may
+//
+// S2, O3, D2, and the second half of O4, need the group's generations.
 func Audit(e Evidence) Report {
-	a := auditor{e: e, report: Report{Deliveries: len(e.Deliveries)}}
+	a := auditor{e: e, report: Report{Deliveries: len(e.Deliveries), Rebalances: rebalances(e.Generations)}}
 	for _, complaint := range e.Complaints {
 		a.found("S9", Partition{}, 0, 0, "%s", complaint)
 	}
 	a.identities()
+	a.existence()
 	for _, p := range a.partitions() {
 		a.partition(p)
 	}
@@ -157,140 +108,180 @@ func (a *auditor) identities() {
 	}
 }
 
-// partition checks one partition against its ledger.
-func (a *auditor) partition(p Partition) {
-	book, visible := a.e.Produced.book(p)
-	visible = visible[lowerBound(visible, a.e.Start[p]):]
-	settled := a.settledTimes(p)
-	a.arrivals(p, book, visible, settled)
-	a.commits(p, visible, settled)
-	if a.e.Ends != nil {
-		a.completeness(p, visible, settled)
+// underWayAtDelete is how long after a DELETE was answered the one request may
+// arrive that was under way meanwhile.
+const underWayAtDelete = 250 * time.Millisecond
+
+// existence checks that the webhook got deliveries only while it existed, and
+// that it exists if it has to.
+func (a *auditor) existence() {
+	if a.e.Registered && !a.e.Listed {
+		a.found("S10", Partition{}, 0, 0, "webhook %s was registered and is gone", a.e.Webhook)
+	}
+	for _, span := range a.e.Absent {
+		underWay := map[Partition]int{}
+		for i := range a.e.Deliveries {
+			d := &a.e.Deliveries[i]
+			if !d.Arrived.After(span.From) || !span.To.IsZero() && d.Arrived.After(span.To) {
+				continue
+			}
+			if underWay[d.Partition]++; underWay[d.Partition] > 1 || d.Arrived.Sub(span.From) > underWayAtDelete {
+				a.found("S10", d.Partition, d.First(), d.Last(), "delivered although the webhook was deleted")
+			}
+		}
 	}
 }
 
-// settledTimes is when each record was first acked; the zero time for a record that needs no ack.
-func (a *auditor) settledTimes(p Partition) map[int64]time.Time {
-	settled := map[int64]time.Time{}
-	_, visible := a.e.Produced.book(p)
-	for _, ack := range a.e.Acks {
-		if ack.Partition != p {
+// ledger is all that is known of one partition.
+type ledger struct {
+	*auditor
+	p          Partition
+	book       map[int64]Digest
+	visible    []int64             // offsets of book from the start on, ascending
+	settled    map[int64]time.Time // when each record was first acked; zero for one that needs no ack
+	deliveries []*Delivery         // in order of arrival
+	tenures    []tenure
+	holders    []int // for each delivery the index of its tenure; -1: none known
+}
+
+// partition checks one partition.
+func (a *auditor) partition(p Partition) {
+	l := &ledger{auditor: a, p: p}
+	l.book, l.visible = a.e.Produced.book(p)
+	l.settle()
+	l.visible = l.visible[lowerBound(l.visible, a.e.Start[p]):]
+	for i := range a.e.Deliveries {
+		if a.e.Deliveries[i].Partition == p {
+			l.deliveries = append(l.deliveries, &a.e.Deliveries[i])
+		}
+	}
+	l.tenures = tenuresOf(p, a.e.Generations, a.e.Commits)
+	for _, d := range l.deliveries {
+		l.holders = append(l.holders, l.holder(d.Generation, d.Arrived))
+	}
+	l.contents()
+	l.order()
+	l.progress()
+	l.handOvers()
+	l.answers()
+	l.commits()
+	if a.e.Ends != nil {
+		l.completeness()
+	}
+}
+
+// settle finds out when each record was first acked.
+func (l *ledger) settle() {
+	l.settled = map[int64]time.Time{}
+	for _, ack := range l.e.Acks {
+		if ack.Partition != l.p {
 			continue
 		}
-		for _, offset := range visible[lowerBound(visible, ack.First):] {
+		for _, offset := range l.visible[lowerBound(l.visible, ack.First):] {
 			if offset > ack.Last {
 				break
 			}
-			if at, ok := settled[offset]; !ok || ack.At.Before(at) {
-				settled[offset] = ack.At
+			if at, ok := l.settled[offset]; !ok || ack.At.Before(at) {
+				l.settled[offset] = ack.At
 			}
 		}
 	}
-	for _, offset := range a.e.Settled[p] {
-		settled[offset] = time.Time{}
+	for _, offset := range l.e.Settled[l.p] {
+		l.settled[offset] = time.Time{}
 	}
-	return settled
 }
 
-// arrivals walks the deliveries of a partition in order of arrival.
-func (a *auditor) arrivals(p Partition, book map[int64]Digest, visible []int64, settled map[int64]time.Time) {
+// contents checks that what was delivered is what is in Kafka.
+func (l *ledger) contents() {
+	for _, d := range l.deliveries {
+		for _, r := range d.Records {
+			if digest, ok := l.book[r.Offset]; !ok {
+				l.found("S6", l.p, r.Offset, r.Offset, "delivered, and no reader of committed records can see it")
+			} else if digest != r.Digest {
+				l.found("S7", l.p, r.Offset, r.Offset, "delivered with other bytes than were produced")
+			}
+		}
+	}
+}
+
+// order checks that first deliveries ascend without a gap, and counts repeats.
+func (l *ledger) order() {
 	seen := map[int64]bool{}
 	next := 0 // index in visible of the first record that has not arrived yet
-	var previous *Delivery
-	for i := range a.e.Deliveries {
-		d := &a.e.Deliveries[i]
-		if d.Partition != p {
-			continue
-		}
-		if previous != nil && !a.e.Unordered && d.Arrived.Before(previous.Answered) {
-			a.found("O4", p, d.First(), d.Last(), "arrived while %d..%d was still to be answered", previous.First(), previous.Last())
-		}
-		previous = d
+	for _, d := range l.deliveries {
 		for _, r := range d.Records {
-			if digest, ok := book[r.Offset]; !ok {
-				a.found("S6", p, r.Offset, r.Offset, "delivered, and no reader of committed records can see it")
-			} else if digest != r.Digest {
-				a.found("S7", p, r.Offset, r.Offset, "delivered with other bytes than were produced")
-			}
 			if seen[r.Offset] {
-				a.report.Repeats++
-				if at, ok := settled[r.Offset]; ok && !at.IsZero() && at.Before(d.Arrived) {
-					a.report.Duplicates++
-				}
+				l.report.Repeats++
 				continue
 			}
 			seen[r.Offset] = true
-			a.report.Records++
-			if a.e.Unordered {
+			l.report.Records++
+			if l.e.Unordered {
 				continue
 			}
-			if next < len(visible) && visible[next] == r.Offset {
+			if next < len(l.visible) && l.visible[next] == r.Offset {
 				next++
 				continue
 			}
-			at := lowerBound(visible, r.Offset)
+			at := lowerBound(l.visible, r.Offset)
 			if at > next {
-				a.found("O1", p, visible[next], visible[at-1], "passed over by the delivery of %d..%d", d.First(), d.Last())
-				next = min(at+1, len(visible))
+				l.found("O1", l.p, l.visible[next], l.visible[at-1], "passed over by the delivery of %d..%d", d.First(), d.Last())
+				next = min(at+1, len(l.visible))
 			} else {
-				a.found("O1", p, r.Offset, r.Offset, "delivered for the first time after later records")
+				l.found("O1", l.p, r.Offset, r.Offset, "delivered for the first time after later records")
 			}
 		}
 	}
 }
 
-// commitClock is how much later than an ack a commit may look and still rest
-// on it: the broker stamps commits in whole milliseconds.
-const commitClock = 2 * time.Millisecond
-
-// commits checks the history of commits and the last one.
-func (a *auditor) commits(p Partition, visible []int64, settled map[int64]time.Time) {
-	last := int64(-1)
-	from := 0 // index in visible of the first record that no commit has covered yet
-	for _, c := range a.e.Commits {
-		if c.Partition != p {
-			continue
+// progress walks along the lowest record that was still to be acked: no delivery
+// may begin beyond it, and it may not wait for its next delivery for too long.
+func (l *ledger) progress() {
+	lowest := 0 // index in visible
+	var idle time.Time
+	for i, d := range l.deliveries {
+		for lowest < len(l.visible) && l.ackedBefore(l.visible[lowest], d.Arrived) {
+			lowest++
 		}
-		if c.Offset < last {
-			a.found("S5", p, c.Offset, last, "the committed offset went down")
+		if lowest == len(l.visible) {
+			break
 		}
-		last = max(last, c.Offset)
-		for ; from < len(visible) && visible[from] < c.Offset; from++ {
-			at, ok := settled[visible[from]]
-			if !ok {
-				a.found("S1", p, visible[from], visible[from], "committed and never acked")
-			} else if at.After(c.At.Add(commitClock)) {
-				a.found("S1", p, visible[from], visible[from], "committed before it was acked")
+		if !l.e.Unordered && d.First() > l.visible[lowest] {
+			l.found("O2", l.p, l.visible[lowest], l.visible[lowest], "still to be acked when %d..%d was delivered", d.First(), d.Last())
+		}
+		if since := later(idle, time.UnixMilli(l.producedAt(d, l.visible[lowest]))); i > 0 {
+			if gap := d.Arrived.Sub(since); gap > l.report.Gap.Length {
+				l.report.Gap = Gap{l.p, d.Arrived, gap}
+			}
+			if gap := d.Arrived.Sub(since); l.e.MaxGap > 0 && gap > l.e.MaxGap {
+				l.found("L5", l.p, d.First(), d.Last(), "nothing was delivered for %v", gap.Round(time.Millisecond))
 			}
 		}
-	}
-	committed, ok := a.e.Committed[p]
-	if !ok {
-		return
-	}
-	if committed < last {
-		a.found("S5", p, committed, last, "the committed offset went down")
-	}
-	for ; from < len(visible) && visible[from] < committed; from++ {
-		if _, ok := settled[visible[from]]; !ok {
-			a.found("S1", p, visible[from], visible[from], "committed and never acked")
-		}
+		idle = later(d.Arrived, d.Answered)
 	}
 }
 
-// completeness checks that everything was done.
-func (a *auditor) completeness(p Partition, visible []int64, settled map[int64]time.Time) {
-	for _, offset := range visible {
-		if _, ok := settled[offset]; !ok {
-			a.found("L1", p, offset, offset, "never acked")
+// producedAt is the time stamped on a record, as a delivery tells it; the
+// delivery's first record stands for one that it does not hold.
+func (l *ledger) producedAt(d *Delivery, offset int64) int64 {
+	for i := range d.Records {
+		if d.Records[i].Offset >= offset {
+			return d.Records[i].Timestamp
 		}
 	}
-	committed, ok := a.e.Committed[p]
-	if end := a.e.Ends[p]; !ok && end > 0 {
-		a.found("L2", p, 0, end, "nothing is committed")
-	} else if ok && committed != end {
-		a.found("L2", p, committed, end, "the committed offset is not the end")
+	return d.Records[0].Timestamp
+}
+
+func (l *ledger) ackedBefore(offset int64, t time.Time) bool {
+	at, ok := l.settled[offset]
+	return ok && at.Before(t)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
 	}
+	return b
 }
 
 // lowerBound is the index of the first offset that is not below n.

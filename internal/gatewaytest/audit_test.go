@@ -22,7 +22,7 @@ func clean() Evidence {
 		if offset == 4 {
 			continue
 		}
-		r := &kgo.Record{Topic: orders.Topic, Offset: offset, Value: []byte{byte(offset)}}
+		r := &kgo.Record{Topic: orders.Topic, Offset: offset, Value: []byte{byte(offset)}, Timestamp: start}
 		produced.Add(r)
 		digests[offset] = DigestOf(r)
 	}
@@ -37,7 +37,7 @@ func clean() Evidence {
 			Arrived: at(100 * i), Answered: at(100*i + 10),
 		}
 		for _, o := range offsets {
-			d.Records = append(d.Records, Record{Offset: o, Digest: digests[o]})
+			d.Records = append(d.Records, Record{Offset: o, Digest: digests[o], Timestamp: start.UnixMilli()})
 		}
 		e.Deliveries = append(e.Deliveries, d)
 		e.Acks = append(e.Acks, Ack{Webhook: "w", Partition: orders, First: d.First(), Last: d.Last(), At: d.Answered})
@@ -56,11 +56,23 @@ func again(e *Evidence, i int) *Delivery {
 	return &e.Deliveries[len(e.Deliveries)-1]
 }
 
+// checkFound compares what an audit found with how one of its anomalies has to begin.
+func checkFound(t *testing.T, report Report, want string) {
+	t.Helper()
+	begins := func(a Anomaly) bool { return strings.HasPrefix(a.String(), want) }
+	switch {
+	case want == "" && len(report.Anomalies) > 0:
+		t.Errorf("found %v, want nothing", report.Anomalies)
+	case want != "" && !slices.ContainsFunc(report.Anomalies, begins):
+		t.Errorf("found %v, want %q", report.Anomalies, want)
+	}
+}
+
 func TestAudit(t *testing.T) {
 	for _, test := range []struct {
 		name       string
 		doctor     func(e *Evidence)
-		want       string // how the only anomaly begins; empty: none
+		want       string // how an anomaly begins; empty: there is none
 		repeats    int
 		duplicates int
 	}{
@@ -101,6 +113,28 @@ func TestAudit(t *testing.T) {
 		{name: "a skipped record", doctor: func(e *Evidence) {
 			e.Deliveries[1].Records = e.Deliveries[1].Records[1:]
 		}, want: "O1 orders/0 3..3: passed over"},
+		{name: "a batch that was not acked and is passed over", doctor: func(e *Evidence) {
+			e.Acks[1].At = e.Deliveries[2].Arrived.Add(time.Millisecond)
+			e.Commits = nil
+		}, want: "O2 orders/0 3..3: still to be acked when 7..9 was delivered"},
+		{name: "a partition left alone", doctor: func(e *Evidence) {
+			e.MaxGap = 80 * time.Millisecond
+		}, want: "L5 orders/0 3..9: nothing was delivered for 90ms"},
+		{name: "a partition left alone for no longer than it may be", doctor: func(e *Evidence) {
+			e.MaxGap = 110 * time.Millisecond
+		}},
+		{name: "a webhook that is gone", doctor: func(e *Evidence) {
+			e.Registered = true
+		}, want: "S10 /0 0..0: webhook w was registered and is gone"},
+		{name: "a deleted webhook gets the one request under way", doctor: func(e *Evidence) {
+			e.Absent = []Span{{From: e.Deliveries[2].Arrived.Add(-time.Millisecond)}}
+		}},
+		{name: "a deleted webhook gets more than that", doctor: func(e *Evidence) {
+			e.Absent = []Span{{From: e.Deliveries[1].Arrived.Add(-time.Millisecond)}}
+		}, want: "S10 orders/0 7..9: delivered although the webhook was deleted"},
+		{name: "a webhook created again gets deliveries again", doctor: func(e *Evidence) {
+			e.Absent = []Span{{From: e.Deliveries[0].Answered, To: e.Deliveries[1].Arrived.Add(-time.Millisecond)}}
+		}},
 		{name: "first deliveries out of order", doctor: func(e *Evidence) {
 			e.Deliveries[1].Records[1], e.Deliveries[1].Records[2] = e.Deliveries[1].Records[2], e.Deliveries[1].Records[1]
 			e.Deliveries = e.Deliveries[:2]
@@ -136,6 +170,13 @@ func TestAudit(t *testing.T) {
 		{name: "a repeat after an ack is a duplicate", doctor: func(e *Evidence) {
 			again(e, 1)
 		}, repeats: 3, duplicates: 3},
+		{name: "a duplicate where there may be none", doctor: func(e *Evidence) {
+			again(e, 1)
+			e.Clean = true
+			e.Deliveries[3].Arrived, e.Deliveries[3].Answered = e.Deliveries[1].Answered, e.Deliveries[1].Answered
+			e.Deliveries[2], e.Deliveries[3] = e.Deliveries[3], e.Deliveries[2]
+			e.Acks[1].At = e.Acks[1].At.Add(-time.Millisecond)
+		}, want: "D1 orders/0 3..3: came again", repeats: 3, duplicates: 3},
 		{name: "a repeat with other bytes", doctor: func(e *Evidence) {
 			d := again(e, 0)
 			d.ID = "dl_z"
@@ -146,14 +187,7 @@ func TestAudit(t *testing.T) {
 			e := clean()
 			test.doctor(&e)
 			report := Audit(e)
-			switch {
-			case test.want == "" && len(report.Anomalies) > 0:
-				t.Errorf("found %v, want nothing", report.Anomalies)
-			case test.want != "" && len(report.Anomalies) == 0:
-				t.Errorf("found nothing, want %q", test.want)
-			case test.want != "" && !strings.HasPrefix(report.Anomalies[0].String(), test.want):
-				t.Errorf("found %v, want %q first", report.Anomalies, test.want)
-			}
+			checkFound(t, report, test.want)
 			if report.Repeats != test.repeats || report.Duplicates != test.duplicates {
 				t.Errorf("counted %d repeats and %d duplicates, want %d and %d",
 					report.Repeats, report.Duplicates, test.repeats, test.duplicates)

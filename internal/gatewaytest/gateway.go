@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -18,20 +18,22 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/kpush/kpush/internal/childprocess"
 )
 
 // RaceEnv, when it is not empty, has the gateway built with the race detector.
 const RaceEnv = "KPUSH_TEST_RACE"
 
-// built is the gateway, built once per test process into a folder that Run removes.
+// built are the gateways built by this test process, by their build tags, in a
+// folder that Run removes.
 var built struct {
-	once   sync.Once
+	mu     sync.Mutex
 	folder string
-	path   string
-	err    error
+	paths  map[string]string
 }
 
-// Run runs a package's tests and removes the gateway that they have built. It
+// Run runs a package's tests and removes the gateways that they have built. It
 // is what TestMain passes to os.Exit.
 func Run(m *testing.M) int {
 	defer func() {
@@ -42,33 +44,47 @@ func Run(m *testing.M) int {
 	return m.Run()
 }
 
-// Binary is the path of the gateway's binary, built at the first call.
-func Binary(t testing.TB) string {
+// Binary is the path of the gateway's binary with some build tags, built at the
+// first call.
+func Binary(t testing.TB, tags ...string) string {
 	t.Helper()
-	built.once.Do(func() {
-		root, err := moduleRoot()
-		if err != nil {
-			built.err = err
-			return
-		}
-		if built.folder, built.err = os.MkdirTemp("", "kpush-gateway-"); built.err != nil {
-			return
-		}
-		built.path = filepath.Join(built.folder, "gateway")
-		args := []string{"build", "-o", built.path}
-		if os.Getenv(RaceEnv) != "" {
-			args = append(args, "-race")
-		}
-		build := exec.Command("go", append(args, "./cmd/gateway")...)
-		build.Dir = root
-		if out, err := build.CombinedOutput(); err != nil {
-			built.err = fmt.Errorf("building the gateway: %w\n%s", err, out)
-		}
-	})
-	if built.err != nil {
-		t.Fatal(built.err)
+	built.mu.Lock()
+	defer built.mu.Unlock()
+	key := strings.Join(tags, ",")
+	if path, ok := built.paths[key]; ok {
+		return path
 	}
-	return built.path
+	path, err := build(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	built.paths[key] = path
+	return path
+}
+
+// build builds the gateway. built.mu is held.
+func build(tags string) (string, error) {
+	root, err := moduleRoot()
+	if err != nil {
+		return "", err
+	}
+	if built.folder == "" {
+		if built.folder, err = os.MkdirTemp("", "kpush-gateway-"); err != nil {
+			return "", err
+		}
+		built.paths = map[string]string{}
+	}
+	path := filepath.Join(built.folder, fmt.Sprintf("gateway-%d", len(built.paths)))
+	args := []string{"build", "-o", path, "-tags", tags}
+	if os.Getenv(RaceEnv) != "" {
+		args = append(args, "-race")
+	}
+	build := exec.Command("go", append(args, "./cmd/gateway")...)
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building the gateway: %w\n%s", err, out)
+	}
+	return path, nil
 }
 
 func moduleRoot() (string, error) {
@@ -85,8 +101,9 @@ type Config struct {
 	Brokers    string
 	Properties map[string]string // of librdkafka
 	Env        []string          // more settings, KPUSH_NAME=value
+	Tags       []string          // that the gateway is built with
 
-	registry, listen, management, token, secretKey string
+	replica, registry, listen, management, token, secretKey string
 }
 
 // NewConfig is the configuration of a new installation with a registry of its own.
@@ -109,6 +126,7 @@ func NewConfig(t testing.TB, brokers string) Config {
 func ConfigFor(brokers, registry string) (Config, error) {
 	c := Config{
 		Brokers:   brokers,
+		replica:   "gateway",
 		registry:  registry,
 		token:     "admin-token-of-the-tests",
 		secretKey: "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
@@ -120,6 +138,26 @@ func ConfigFor(brokers, registry string) (Config, error) {
 	c.management, err = freeAddress()
 	return c, err
 }
+
+// Replica is another gateway of the same installation, with addresses and an id of
+// its own: that of the receiver's replica with "-" and the name.
+func (c Config) Replica(t testing.TB, name string) Config {
+	t.Helper()
+	other, err := ConfigFor(c.Brokers, c.registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.replica += "-" + name
+	c.listen, c.management = other.listen, other.management
+	c.Properties, c.Env = maps.Clone(c.Properties), slices.Clone(c.Env)
+	return c
+}
+
+// ReplicaID is the id under which the gateway is known to its like.
+func (c Config) ReplicaID() string { return c.replica }
+
+// Client is the client.id of the gateway's members in the groups of webhooks.
+func (c Config) Client() string { return "kpush-" + c.replica }
 
 // API is a client of the gateway's API.
 func (c Config) API() *API { return NewAPI("http://"+c.listen, c.token) }
@@ -140,6 +178,7 @@ func (c Config) Serve(ctx context.Context, binary, folder string) (*exec.Cmd, er
 	cmd := exec.CommandContext(ctx, binary, "serve", "--config", config)
 	cmd.Env = append(foreignEnviron(),
 		"KPUSH_KAFKA_BROKERS="+c.Brokers,
+		"KPUSH_REPLICA_ID="+c.replica,
 		"KPUSH_REGISTRY_TOPIC="+c.registry,
 		"KPUSH_API_LISTEN="+c.listen,
 		"KPUSH_API_ADMIN_TOKEN="+c.token,
@@ -180,9 +219,9 @@ type Gateway struct {
 	API        *API
 	Management *API
 
-	cmd  *exec.Cmd
-	log  *log
-	done chan struct{} // closed when the process has ended
+	config  Config
+	process *childprocess.Process
+	log     *log
 }
 
 // startPatience is how long a gateway may take to be ready, shutdownPatience to end.
@@ -203,26 +242,21 @@ func StartGateway(t testing.TB, c Config) *Gateway {
 // the test if it still runs; its log is printed when the test failed.
 func LaunchGateway(t testing.TB, c Config) *Gateway {
 	t.Helper()
-	cmd, err := c.Serve(context.WithoutCancel(t.Context()), Binary(t), t.TempDir())
+	cmd, err := c.Serve(context.WithoutCancel(t.Context()), Binary(t, c.Tags...), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &Gateway{API: c.API(), Management: c.Management(), cmd: cmd, log: new(log), done: make(chan struct{})}
-	g.cmd.Stdout, g.cmd.Stderr = g.log, g.log
-	if err := g.cmd.Start(); err != nil {
+	g := &Gateway{API: c.API(), Management: c.Management(), config: c, log: new(log)}
+	cmd.Stdout, cmd.Stderr = g.log, g.log
+	if g.process, err = childprocess.Start(cmd); err != nil {
 		t.Fatalf("starting the gateway: %v", err)
 	}
-	go func() {
-		g.cmd.Wait()
-		close(g.done)
-	}()
 	t.Cleanup(func() {
-		g.cmd.Process.Kill()
-		<-g.done
+		g.process.Kill()
 		if text := g.log.String(); strings.Contains(text, "DATA RACE") || strings.Contains(text, "panic:") {
-			t.Errorf("the gateway's log tells of a race or a panic:\n%s", text)
+			t.Errorf("the log of %s tells of a race or a panic:\n%s", c.replica, text)
 		} else if t.Failed() {
-			t.Logf("log of gateway %d:\n%s", g.cmd.Process.Pid, text)
+			t.Logf("log of %s:\n%s", c.replica, text)
 		}
 	})
 	return g
@@ -233,8 +267,9 @@ func (g *Gateway) AwaitReady(t testing.TB) {
 	t.Helper()
 	Await(t, startPatience, func() error {
 		select {
-		case <-g.done:
-			t.Fatalf("the gateway ended: %v", g.cmd.ProcessState)
+		case <-g.Done():
+			state, _ := g.process.State()
+			t.Fatalf("the gateway ended: %v", state)
 		default:
 		}
 		return g.Ready(t.Context())
@@ -253,36 +288,68 @@ func (g *Gateway) Ready(ctx context.Context) error {
 	return nil
 }
 
+// Config is what the gateway was started with.
+func (g *Gateway) Config() Config { return g.config }
+
 // Pid is the process's id.
-func (g *Gateway) Pid() int { return g.cmd.Process.Pid }
+func (g *Gateway) Pid() int { return g.process.Pid() }
 
 // Done is closed when the process has ended.
-func (g *Gateway) Done() <-chan struct{} { return g.done }
+func (g *Gateway) Done() <-chan struct{} { return g.process.Done() }
 
 // Kill ends the process as kill -9 does and waits until it is gone.
-func (g *Gateway) Kill(t testing.TB) {
+func (g *Gateway) Kill(testing.TB) { g.process.Kill() }
+
+// HardEnd kills the process and returns the moment.
+func (g *Gateway) HardEnd() HardEnd {
+	g.process.Kill()
+	return HardEnd{Client: g.config.Client(), At: time.Now()}
+}
+
+// Pause stops the process where it stands, as if the machine had frozen.
+func (g *Gateway) Pause(t testing.TB) {
 	t.Helper()
-	if err := g.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		t.Fatalf("killing the gateway: %v", err)
+	if err := g.process.Pause(); err != nil {
+		t.Fatalf("pausing the gateway: %v", err)
 	}
-	<-g.done
+}
+
+// Continue lets a paused process go on.
+func (g *Gateway) Continue(t testing.TB) {
+	t.Helper()
+	if err := g.process.Continue(); err != nil {
+		t.Fatalf("continuing the gateway: %v", err)
+	}
+}
+
+// Signal asks the process to end, with SIGTERM, and does not wait.
+func (g *Gateway) Signal(t testing.TB) {
+	t.Helper()
+	if err := g.process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatalf("terminating the gateway: %v", err)
+	}
 }
 
 // Terminate sends SIGTERM, waits, and returns the exit code and how long it took.
 func (g *Gateway) Terminate(t testing.TB) (code int, took time.Duration) {
 	t.Helper()
 	start := time.Now()
-	if err := g.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatalf("terminating the gateway: %v", err)
-	}
+	g.Signal(t)
+	return g.AwaitExit(t), time.Since(start)
+}
+
+// AwaitExit waits until the process has ended and returns its exit code.
+func (g *Gateway) AwaitExit(t testing.TB) int {
+	t.Helper()
 	select {
-	case <-g.done:
+	case <-g.Done():
 	case <-time.After(shutdownPatience):
-		g.cmd.Process.Signal(syscall.SIGQUIT) // prints where every goroutine stands
-		<-g.done
+		_ = g.process.Signal(syscall.SIGQUIT) // prints where every goroutine stands
+		<-g.Done()
 		t.Fatalf("the gateway did not end within %v of SIGTERM", shutdownPatience)
 	}
-	return g.cmd.ProcessState.ExitCode(), time.Since(start)
+	state, _ := g.process.State()
+	return state.ExitCode()
 }
 
 // Log is what the gateway has written so far; of a long log, its end.

@@ -12,7 +12,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // Kafka is a client of the brokers under test: it produces, and reads what the
@@ -48,7 +47,8 @@ func (k *Kafka) Client() *kgo.Client { return k.client }
 // Admin is the administrative client.
 func (k *Kafka) Admin() *kadm.Client { return k.admin }
 
-// CreateTopic makes a topic; configs are pairs of name and value.
+// CreateTopic makes a topic with as many replicas as the brokers give by default;
+// configs are pairs of name and value.
 func (k *Kafka) CreateTopic(t testing.TB, topic string, partitions int32, configs ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), brokerPatience)
@@ -57,7 +57,7 @@ func (k *Kafka) CreateTopic(t testing.TB, topic string, partitions int32, config
 	for i := 0; i+1 < len(configs); i += 2 {
 		settings[configs[i]] = &configs[i+1]
 	}
-	if _, err := k.admin.CreateTopic(ctx, partitions, 1, settings, topic); err != nil {
+	if _, err := k.admin.CreateTopic(ctx, partitions, -1, settings, topic); err != nil {
 		t.Fatalf("creating topic %s: %v", topic, err)
 	}
 }
@@ -170,44 +170,6 @@ func (k *Kafka) Ends(t testing.TB, topics ...string) map[Partition]int64 {
 	}
 	out := map[Partition]int64{}
 	listed.Each(func(o kadm.ListedOffset) { out[Partition{o.Topic, o.Partition}] = o.Offset })
-	return out
-}
-
-// Commit is one commit of a group as the broker keeps it.
-type Commit struct {
-	Partition Partition
-	Offset    int64
-	Metadata  string
-	At        time.Time // the broker's clock, whole milliseconds
-}
-
-// offsetsTopic is where Kafka keeps what groups commit.
-const offsetsTopic = "__consumer_offsets"
-
-// Commits is every commit that Kafka still holds, by group, in order for each
-// partition: Kafka's own truth, read from its log.
-func (k *Kafka) Commits(t testing.TB) map[string][]Commit {
-	t.Helper()
-	out := map[string][]Commit{}
-	for _, r := range k.Read(t, offsetsTopic) {
-		if len(r.Key) < 2 || r.Value == nil {
-			continue
-		}
-		if version := binary.BigEndian.Uint16(r.Key); version > 1 {
-			continue // metadata of a group, not a commit
-		}
-		key, value := kmsg.NewOffsetCommitKey(), kmsg.NewOffsetCommitValue()
-		if err := key.ReadFrom(r.Key); err != nil {
-			t.Fatalf("reading a key of %s: %v", offsetsTopic, err)
-		}
-		if err := value.ReadFrom(r.Value); err != nil {
-			t.Fatalf("reading a value of %s: %v", offsetsTopic, err)
-		}
-		out[key.Group] = append(out[key.Group], Commit{
-			Partition: Partition{key.Topic, key.Partition}, Offset: value.Offset,
-			Metadata: value.Metadata, At: time.UnixMilli(value.CommitTimestamp),
-		})
-	}
 	return out
 }
 

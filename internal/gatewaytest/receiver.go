@@ -100,6 +100,7 @@ type Receiver struct {
 	secrets    map[string]*standardwebhooks.Webhook
 	deliveries []*Delivery
 	acks       []Ack
+	answers    []AckAnswer
 	complaints []string
 	seen       map[seenKey]map[int64]struct{}
 	distinct   map[string]int // by webhook
@@ -188,6 +189,19 @@ func (r *Receiver) Acks(webhook string) []Ack {
 	return out
 }
 
+// Answers are what POST /ack answered for a webhook so far.
+func (r *Receiver) Answers(webhook string) []AckAnswer {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []AckAnswer
+	for _, a := range r.answers {
+		if a.Webhook == webhook {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
 // Distinct is the number of different records of a webhook that ever arrived.
 func (r *Receiver) Distinct(webhook string) int {
 	r.mu.Lock()
@@ -209,6 +223,13 @@ func (r *Receiver) Acked(a Ack) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.acks = append(r.acks, a)
+}
+
+// AckAnswered notes what POST /ack answered, whatever it was.
+func (r *Receiver) AckAnswered(a AckAnswer) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.answers = append(r.answers, a)
 }
 
 func (r *Receiver) serve(w http.ResponseWriter, req *http.Request) {
