@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -15,7 +16,8 @@ const (
 	maxAcks = 1000
 
 	// acksAtOnce is how many acks of a list are worked on at a time: enough for
-	// those that wait for a commit to share few of them.
+	// those that wait for a commit to share few of them, and few enough for another
+	// replica to be called about each.
 	acksAtOnce = 250
 )
 
@@ -63,13 +65,19 @@ func (o operations) ackOne(ctx context.Context, body json.RawMessage, accept boo
 	return o.gateway.Ack(ctx, request)
 }
 
-// ackAll returns one result per ack, in order.
+// ackAll returns one result per ack, in order. Each has such a share of the
+// request's time that all come to their turn, though many wait for an owner that
+// does not answer.
 func (o operations) ackAll(ctx context.Context, acks []json.RawMessage, accept bool) []api.AckItemResult {
 	results := make([]api.AckItemResult, len(acks))
+	turns := 1 + (len(acks)-1)/acksAtOnce
+	share := o.requestTimeout / time.Duration(turns)
 	var working errgroup.Group
 	working.SetLimit(acksAtOnce)
 	for i, ack := range acks {
 		working.Go(func() error {
+			ctx, cancel := context.WithTimeout(ctx, share)
+			defer cancel()
 			results[i] = o.ackItem(ctx, ack, accept)
 			return nil
 		})

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -348,6 +349,32 @@ func TestAckListWaitsTogether(t *testing.T) {
 		t.Errorf("%d results in %d commits, %d acks at a time, want %d, %d, %d",
 			len(got.Results), rounds, most, maxAcks, maxAcks/acksAtOnce, acksAtOnce)
 	}
+}
+
+// Acks for an owner that does not answer must not take the others' time, too: each
+// of a list comes to its turn before the request's time is up.
+func TestAckListLeavesTimeForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, g := newServer(t)
+		g.stuck = "stuck"
+		g.ack = answering(groupmanager.AckAnswer{Result: "committed"}, nil)
+		const good = 10
+		body := `{"acks": [` + strings.Repeat(`{"token": "stuck"},`, maxAcks-good) + strings.Repeat(`{"token": "good"},`, good-1) + `{"token": "good"}]}`
+		start := time.Now()
+		got := into[api.AckResults](t, exchange{method: "POST", path: "/ack", body: body}.do(t, s), http.StatusOK)
+		for i, r := range got.Results {
+			want := 503
+			if i >= maxAcks-good {
+				want = 200
+			}
+			if r.Status != want {
+				t.Errorf("ack %d was answered %d, want %d", i, r.Status, want)
+			}
+		}
+		if took := time.Since(start); took != defaultRequestTimeout {
+			t.Errorf("the list was answered after %v, want %v", took, defaultRequestTimeout)
+		}
+	})
 }
 
 // FuzzDecodeAck holds the decoder against encoding/json: what it takes has the

@@ -1,9 +1,7 @@
 package server
 
 import (
-	"bytes"
 	"encoding/json"
-	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -41,8 +39,7 @@ func ackList(body json.RawMessage) (acks []json.RawMessage, isList bool, err err
 	if err != nil {
 		return nil, false, err
 	}
-	list, isList := o.values["acks"]
-	if !isList {
+	if _, isList = o.values["acks"]; !isList {
 		return nil, false, nil
 	}
 	for _, name := range o.names {
@@ -50,22 +47,7 @@ func ackList(body json.RawMessage) (acks []json.RawMessage, isList bool, err err
 			o.complain(pointerTo(name), "is not a known field beside acks")
 		}
 	}
-	tokens := json.NewDecoder(bytes.NewReader(list))
-	if open, _ := tokens.Token(); open != json.Delim('[') {
-		o.complain("/acks", "must be an array")
-		return nil, true, o.err()
-	}
-	for tokens.More() {
-		if len(acks) == maxAcks {
-			o.complain("/acks", fmt.Sprintf("must be at most %d acks", maxAcks))
-			break
-		}
-		var ack json.RawMessage
-		if err := tokens.Decode(&ack); err != nil {
-			return nil, true, fmt.Errorf("reading ack %d: %w", len(acks), err) // not after json.Valid
-		}
-		acks = append(acks, ack)
-	}
+	acks, _ = o.array("acks", 0, maxAcks, "acks")
 	return acks, true, o.err()
 }
 
@@ -80,11 +62,7 @@ func decodeAck(body json.RawMessage, admin bool) (groupmanager.AckRequest, error
 	if !byToken && !admin {
 		return groupmanager.AckRequest{}, errUnauthorized
 	}
-	for _, name := range o.names {
-		if name != "token" && name != "outcome" && !slices.Contains(ackFields, name) && !slices.Contains(tokenFields, name) {
-			o.complain(pointerTo(name), "is not a known field")
-		}
-	}
+	o.refuseBeside(slices.Concat([]string{"token", "outcome"}, ackFields, tokenFields)...)
 	var a groupmanager.AckRequest
 	if byToken {
 		a = o.ackByToken()

@@ -14,62 +14,88 @@ import (
 
 const (
 	maxComplaints = 50 // bounds an answer, whatever was sent
-	maxMembers    = 64 // of an object that is read; an ack has a dozen at most
+	maxMembers    = 64 // of an object that is read; those we know have a dozen at most
 )
 
 // object is a JSON object whose values are read one by one, with the complaints
-// about them collected.
+// about them collected. Pointers into it begin at itself.
 type object struct {
+	at         string   // JSON pointer from the body to it
 	names      []string // in order, each once
 	values     map[string]json.RawMessage
-	complaints []api.FieldError
+	complaints *[]api.FieldError // about the whole body
 }
 
-// readObject reads valid JSON. What is not an object, or far too large a one, is an
-// *invalidError; a name given twice is a complaint.
+// readObject reads a body, which is valid JSON. What is not an object, or far too
+// large a one, is an *invalidError; a name given twice is a complaint.
 func readObject(data json.RawMessage) (*object, error) {
-	o := &object{values: map[string]json.RawMessage{}}
+	o := &object{complaints: &[]api.FieldError{}}
+	if !o.read(data) {
+		return nil, o.err()
+	}
+	return o, nil
+}
+
+// within reads an object that a value of o is or holds; false, with a complaint, if
+// it is none.
+func (o *object) within(pointer string, data json.RawMessage) (*object, bool) {
+	inner := &object{at: o.at + pointer, complaints: o.complaints}
+	return inner, inner.read(data)
+}
+
+func (o *object) read(data json.RawMessage) bool {
+	o.values = map[string]json.RawMessage{}
 	tokens := json.NewDecoder(bytes.NewReader(data))
-	if open, err := tokens.Token(); err != nil || open != json.Delim('{') {
-		return nil, invalid("", "must be an object")
+	if open, _ := tokens.Token(); open != json.Delim('{') {
+		o.complain("", "must be an object")
+		return false
 	}
 	for tokens.More() {
 		if len(o.names) == maxMembers {
-			return nil, invalid("", fmt.Sprintf("must have at most %d fields", maxMembers))
+			o.complain("", fmt.Sprintf("must have at most %d fields", maxMembers))
+			return false
 		}
-		name, err := tokens.Token()
-		if err != nil {
-			return nil, fmt.Errorf("reading a name: %w", err) // not after json.Valid
-		}
+		token, _ := tokens.Token()
 		var value json.RawMessage
-		if err := tokens.Decode(&value); err != nil {
-			return nil, fmt.Errorf("reading a value: %w", err)
+		if err := tokens.Decode(&value); err != nil { // not in valid JSON
+			o.complain("", "must be valid JSON")
+			return false
 		}
-		n := name.(string) // names are strings
-		if _, twice := o.values[n]; twice {
-			o.complain(pointerTo(n), "is given twice")
+		name := token.(string) // names are strings
+		if _, twice := o.values[name]; twice {
+			o.complain(pointerTo(name), "is given twice")
 			continue
 		}
-		o.names, o.values[n] = append(o.names, n), value
+		o.names, o.values[name] = append(o.names, name), value
 	}
-	return o, nil
+	return true
 }
 
 // complain notes what is wrong; the first complaint about a pointer stands, since
 // what follows from it would only repeat it.
 func (o *object) complain(pointer, detail string) {
+	pointer = o.at + pointer
 	about := func(f api.FieldError) bool { return f.Pointer == pointer }
-	if len(o.complaints) < maxComplaints && !slices.ContainsFunc(o.complaints, about) {
-		o.complaints = append(o.complaints, api.FieldError{Pointer: pointer, Detail: detail})
+	if len(*o.complaints) < maxComplaints && !slices.ContainsFunc(*o.complaints, about) {
+		*o.complaints = append(*o.complaints, api.FieldError{Pointer: pointer, Detail: detail})
 	}
 }
 
 // err is nil or an *invalidError.
 func (o *object) err() error {
-	if len(o.complaints) == 0 {
+	if len(*o.complaints) == 0 {
 		return nil
 	}
-	return &invalidError{o.complaints}
+	return &invalidError{*o.complaints}
+}
+
+// refuseBeside complains about every field but those named.
+func (o *object) refuseBeside(names ...string) {
+	for _, name := range o.names {
+		if !slices.Contains(names, name) {
+			o.complain(pointerTo(name), "is not a known field")
+		}
+	}
 }
 
 func (o *object) require(name string) {
@@ -120,6 +146,37 @@ func (o *object) integer(name string, least, most int64) (n int64, ok bool) {
 		return 0, false
 	}
 	return n, true
+}
+
+// array reads an array of so many values, each left as it stands; false when there is
+// none. of says what the values are.
+func (o *object) array(name string, least, most int, of string) (values []json.RawMessage, ok bool) {
+	raw, ok := o.values[name]
+	if !ok {
+		return nil, false
+	}
+	tokens := json.NewDecoder(bytes.NewReader(raw))
+	if open, _ := tokens.Token(); open != json.Delim('[') {
+		o.complain(pointerTo(name), "must be an array")
+		return nil, false
+	}
+	for tokens.More() && len(values) <= most {
+		var value json.RawMessage
+		if err := tokens.Decode(&value); err != nil { // not in valid JSON
+			o.complain(pointerTo(name), "must be valid JSON")
+			return nil, false
+		}
+		values = append(values, value)
+	}
+	switch n := len(values); {
+	case n > most:
+		o.complain(pointerTo(name), fmt.Sprintf("must be at most %d %s", most, of))
+		return nil, false
+	case n < least:
+		o.complain(pointerTo(name), fmt.Sprintf("must be at least %d %s", least, of))
+		return nil, false
+	}
+	return values, true
 }
 
 var pointerEscapes = strings.NewReplacer("~", "~0", "/", "~1")

@@ -37,9 +37,14 @@ type fakeGateway struct {
 	entries map[string]webhooks.Entry
 	err     error // what every method fails with
 	unready error
+	unread  map[string]bool // webhooks that Get does not know yet
 
+	age   time.Duration
 	rows  []groupmanager.PartitionStatus
-	takes time.Duration // how long an ack takes, unless its context ends
+	moves []groupmanager.SeekMove
+	seeks []groupmanager.SeekRequest
+	takes time.Duration // how long an ack or a seek takes, unless its context ends
+	stuck string        // acks with this token end with their context
 	ack   func(groupmanager.AckRequest) (groupmanager.AckAnswer, error)
 	acks  []groupmanager.AckRequest // in the order in which they came
 
@@ -88,7 +93,7 @@ func (g *fakeGateway) Get(_, id string) (webhooks.Entry, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	e, ok := g.entries[id]
-	if !ok {
+	if !ok || g.unread[id] {
 		return webhooks.Entry{}, webhooks.ErrNotFound
 	}
 	return e, g.err
@@ -137,6 +142,10 @@ func (g *fakeGateway) Partitions(_ context.Context, tenant, id string) ([]groupm
 }
 
 func (g *fakeGateway) Ack(ctx context.Context, a groupmanager.AckRequest) (groupmanager.AckAnswer, error) {
+	if a.Token != "" && a.Token == g.stuck {
+		<-ctx.Done()
+		return groupmanager.AckAnswer{}, groupmanager.ErrNoOwner
+	}
 	select {
 	case <-time.After(g.takes):
 	case <-ctx.Done():
@@ -148,6 +157,23 @@ func (g *fakeGateway) Ack(ctx context.Context, a groupmanager.AckRequest) (group
 	g.mu.Unlock()
 	return answer(a)
 }
+
+func (g *fakeGateway) Seek(ctx context.Context, tenant, id string, r groupmanager.SeekRequest) ([]groupmanager.SeekMove, error) {
+	select {
+	case <-time.After(g.takes):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if _, err := g.Get(tenant, id); err != nil {
+		return nil, err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.seeks = append(g.seeks, r)
+	return g.moves, nil
+}
+
+func (g *fakeGateway) Age() time.Duration { return g.age }
 
 func (g *fakeGateway) Ready() error { return g.unready }
 
