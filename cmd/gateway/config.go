@@ -11,6 +11,7 @@ import (
 
 	"github.com/kpush/kpush/internal/devbroker"
 	"github.com/kpush/kpush/internal/kafkaconf"
+	"github.com/kpush/kpush/replica"
 	"github.com/kpush/kpush/webhooks"
 )
 
@@ -53,6 +54,11 @@ type KafkaConfig struct {
 
 	// GroupProtocol is classic, or consumer for KIP-848, a preview in the client.
 	GroupProtocol string `koanf:"group_protocol" usage:"group protocol: classic or consumer"`
+
+	// GroupInstanceID makes the replica a static member of its groups: back within
+	// the session timeout it goes on without a rebalance. Each replica needs one of
+	// its own.
+	GroupInstanceID string `koanf:"group_instance_id" usage:"static membership: a name of this replica that outlives restarts; no other may have it (default: dynamic)"`
 }
 
 // APIConfig is the listener that users and receivers talk to.
@@ -78,6 +84,11 @@ type ManagementConfig struct {
 // ReplicaConfig names this process among its like.
 type ReplicaConfig struct {
 	ID string `koanf:"id" usage:"name of this replica (default: host name and a random suffix)"`
+
+	// AdvertisedURL is where other replicas reach the API's listener, directly and
+	// not through a load balancer. Default: the listener's address, with one of the
+	// host where that is a wildcard.
+	AdvertisedURL string `koanf:"advertised_url" usage:"URL under which other replicas reach this one's API (default: from the listener)"`
 }
 
 // RegistryConfig is where webhooks are kept.
@@ -137,6 +148,16 @@ func (c *Config) Validate() error {
 			complain("api.public_url", "not an http or https URL")
 		}
 	}
+	if c.Replica.ID != "" {
+		if err := replica.CheckID(c.Replica.ID); err != nil {
+			complain("replica.id", "%w", err)
+		}
+	}
+	if c.Replica.AdvertisedURL != "" {
+		if err := replica.CheckURL(c.Replica.AdvertisedURL); err != nil {
+			complain("replica.advertised_url", "%w", err)
+		}
+	}
 	if len(c.SecretKey) > 0 {
 		if _, err := webhooks.NewKeys(c.SecretKey...); err != nil {
 			complain("secret_key", "%w", err)
@@ -171,6 +192,7 @@ func (c *Config) kafka(logger *slog.Logger) kafkaconf.Config {
 		Properties:    c.Kafka.Properties,
 		GroupProtocol: c.Kafka.GroupProtocol,
 		ClientID:      "kpush-" + c.Replica.ID,
+		InstanceID:    c.Kafka.GroupInstanceID,
 		Logger:        logger,
 	}
 }

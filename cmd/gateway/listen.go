@@ -37,6 +37,34 @@ func publicURL(l net.Listener) string {
 	return "http://" + hostFor(l, name)
 }
 
+// advertisedURL is how other replicas probably reach a listener: by its own
+// address, or by one of this host's when it listens on all of them. Unlike names,
+// addresses mean the same to everybody.
+func advertisedURL(l net.Listener) string {
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		addresses = nil
+	}
+	return "http://" + hostFor(l, reachable(addresses))
+}
+
+// reachable is the first of a host's addresses that other hosts can dial, IPv4
+// before IPv6; 127.0.0.1 if there is none.
+func reachable(addresses []net.Addr) string {
+	found := "127.0.0.1"
+	for _, a := range addresses {
+		network, ok := a.(*net.IPNet)
+		switch {
+		case !ok || !network.IP.IsGlobalUnicast():
+		case network.IP.To4() != nil:
+			return network.IP.String()
+		case found == "127.0.0.1":
+			found = network.IP.String()
+		}
+	}
+	return found
+}
+
 // hostFor is the listener's host:port, with name for a wildcard.
 func hostFor(l net.Listener, name string) string {
 	host, port, err := net.SplitHostPort(l.Addr().String())
