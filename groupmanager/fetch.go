@@ -103,16 +103,38 @@ func (f *fetch) compact() {
 	f.next, f.bytes = 0, f.ahead.Bytes()
 }
 
-// cut takes the next delivery's records: as many as fit, at least one. There must be one waiting.
-func (f *fetch) cut(maxRecords, maxBytes int) *records.Batch {
+// offset is that of the first waiting record. There must be one.
+func (f *fetch) offset() int64 { return f.ahead.Records[f.next].Offset }
+
+// last is the offset of the last waiting record. There must be one.
+func (f *fetch) last() int64 { return f.ahead.Last() }
+
+// drop lets go of the waiting records below an offset, and tells whether there
+// were any.
+func (f *fetch) drop(below int64) bool {
+	end, size := f.next, 0
+	for f.ahead != nil && end < f.ahead.Len() && f.ahead.Records[end].Offset < below {
+		size += f.ahead.Size(end)
+		end++
+	}
+	if end == f.next {
+		return false
+	}
+	f.pass(end, size)
+	return true
+}
+
+// cut takes the next delivery's records: as many as fit and are not above last, at
+// least one. There must be one waiting.
+func (f *fetch) cut(maxRecords, maxBytes int, last int64) *records.Batch {
 	n := f.waiting()
-	if f.next == 0 && n <= maxRecords && (f.bytes <= maxBytes || n == 1) {
+	if f.next == 0 && n <= maxRecords && (f.bytes <= maxBytes || n == 1) && f.ahead.Last() <= last {
 		b := f.ahead
 		f.ahead, f.bytes = nil, 0
 		return b
 	}
 	end, size := f.next+1, f.ahead.Size(f.next)
-	for end < f.ahead.Len() && end-f.next < maxRecords {
+	for end < f.ahead.Len() && end-f.next < maxRecords && f.ahead.Records[end].Offset <= last {
 		s := f.ahead.Size(end)
 		if size+s > maxBytes {
 			break
@@ -122,12 +144,17 @@ func (f *fetch) cut(maxRecords, maxBytes int) *records.Batch {
 	}
 	b := records.Get()
 	f.ahead.CopyTo(b, f.next, end)
+	f.pass(end, size)
+	return b
+}
+
+// pass moves on to record end of ahead, over that many bytes.
+func (f *fetch) pass(end, size int) {
 	f.next, f.bytes = end, f.bytes-size
 	f.since = time.Now()
 	if f.next == f.ahead.Len() {
 		f.release()
 	}
-	return b
 }
 
 // release gives the memory of an empty buffer back.

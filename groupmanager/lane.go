@@ -3,8 +3,6 @@ package groupmanager
 import (
 	"context"
 	"log/slog"
-	"math/rand/v2"
-	"slices"
 	"time"
 
 	"github.com/kpush/kpush/acker"
@@ -18,12 +16,11 @@ import (
 // the distance to the committed offset grow without end.
 const windowFactor = 16
 
-// growAfter is how many deliveries in a row must succeed before a lane that was
-// told 413 tries batches twice as large again.
-const growAfter = 100
-
-// codeAckTimeout is the code of a delivery whose ack did not come in time.
-const codeAckTimeout = "ack_timeout"
+// Codes of attempts that failed on our side of the wire.
+const (
+	codeAckTimeout = "ack_timeout"    // the ack did not come in time
+	codeInternal   = "internal_error" // we broke on it
+)
 
 // deliverer sends to one webhook, *delivery.Client outside of tests. It is
 // called from many goroutines at once, each with messages of its own.
@@ -70,9 +67,10 @@ type lane struct {
 	limit    int // records per delivery now; below batch.max_records after a 413
 	streak   int // successes since the limit was set
 
-	senders *senders
-	last    *AttemptError
-	token   []byte // scratch
+	senders  *senders
+	last     *AttemptError
+	token    []byte // scratch
+	progress progress
 }
 
 // outgoing is one delivery on its way.
@@ -106,7 +104,7 @@ func (l *lane) room() bool {
 	if l.ordered() {
 		return len(l.open) == 0
 	}
-	return len(l.open) < l.webhook.MaxInFlight && l.ledger.Len() < windowFactor*l.webhook.MaxInFlight
+	return len(l.open) < l.webhook.MaxInFlight && l.ledger.Len() < windowFactor*l.webhook.MaxInFlight && !l.ledger.Full()
 }
 
 // deliver enters a batch that was read and sends it; there must be room. The
@@ -115,6 +113,9 @@ func (l *lane) deliver(b *records.Batch, now time.Time) error {
 	book, err := l.ledger.Deliver(runsOf(b))
 	if err != nil {
 		return err
+	}
+	if before := &l.tenure.resume; before.Attempts > 0 && book.First() == l.tenure.start {
+		l.ledger.Resume(book, before.Attempts, before.FirstAttempt)
 	}
 	o := &outgoing{book: book, batch: b}
 	l.open = append(l.open, o)
@@ -178,6 +179,7 @@ func (l *lane) start(o *outgoing, now time.Time) {
 		Topic: l.tenure.topic, Partition: l.tenure.partition,
 		Generation: generation, Tenure: l.tenure.id,
 		First: o.book.First(), Last: o.book.Last(), Attempt: int32(min(n, 1<<30)),
+		Owner: l.ownerURL,
 	})
 	from := o.first()
 	l.metrics.started(o.book.Records())
@@ -223,7 +225,7 @@ func (l *lane) judged(o *outgoing, r delivery.Result) {
 			l.grow()
 		}
 	case delivery.Received:
-		l.lease(o, r.At)
+		l.leased(o, r.At)
 	case delivery.Stated:
 		l.stated(o, r)
 	case delivery.TooLarge:
@@ -237,8 +239,7 @@ func (l *lane) judged(o *outgoing, r delivery.Result) {
 		l.gone()
 	default:
 		if l.senders.ctx.Err() != nil {
-			l.ledger.Fail(o.book) // cut by us, not failed by the receiver: not counted, whatever the policy
-			return
+			return // cut by us, not failed by the receiver: not counted, whatever the policy
 		}
 		l.failed(o, r)
 	}
@@ -249,8 +250,8 @@ func whole(d *acker.Delivery) acker.Statement {
 	return acker.Statement{Outcome: acker.Ack, First: d.First(), Last: d.Last(), UpTo: d.Last()}
 }
 
-// lease waits for the ack that the receiver promised.
-func (l *lane) lease(o *outgoing, at time.Time) {
+// leased waits for the ack that the receiver promised.
+func (l *lane) leased(o *outgoing, at time.Time) {
 	if !l.ledger.Lease(o.book) {
 		return // an ack or a nack came before the response
 	}
@@ -291,141 +292,13 @@ func (l *lane) stated(o *outgoing, r delivery.Result) {
 		l.nacked(o, r.At, r.Ack.Delay, r.Status)
 	case acker.Extend:
 		o.deadline = r.At.Add(r.Ack.Extend)
-		l.lease(o, r.At)
+		l.leased(o, r.At)
 	default:
 		l.shrunk(answer.Touched)
 		if s.UpTo < last {
-			l.lease(o, r.At)
+			l.leased(o, r.At)
 		}
 	}
-}
-
-// failed schedules the next attempt, or gives the delivery up as the webhook says.
-func (l *lane) failed(o *outgoing, r delivery.Result) {
-	o.code, o.status = r.Code, r.Status
-	l.last = &AttemptError{Code: r.Code, Status: r.Status, At: r.At}
-	if !l.ledger.Fail(o.book) {
-		return // acked or nacked meanwhile: this failure is moot
-	}
-	l.retry(o, r.At, r.RetryAfter)
-}
-
-// retry plans what comes after a failed attempt, whoever called it failed.
-func (l *lane) retry(o *outgoing, now time.Time, retryAfter time.Duration) {
-	o.deadline = time.Time{}
-	l.streak = 0
-	n := o.book.Attempts()
-	wait := delivery.Backoff(l.webhook.Retry, n, retryAfter, rand.Float64())
-	if l.exhausted(o, now) {
-		switch l.webhook.OnExhausted {
-		case webhooks.OnExhaustedSkip:
-			l.skip(o)
-			return
-		case webhooks.OnExhaustedDeadLetter:
-			o.exhaust, wait = true, 0
-		default:
-			o.blocked = true
-			wait = time.Duration(l.webhook.Retry.MaxBackoffMs) * time.Millisecond
-		}
-	}
-	o.due = now.Add(wait)
-	l.logger.Log(context.Background(), levelOfAttempt(n), "attempt failed",
-		"topic", l.tenure.topic, "partition", l.tenure.partition, "delivery_id", o.id,
-		"first_offset", o.book.First(), "last_offset", o.book.Last(), "attempt", n,
-		"code", o.code, "status", o.status, "next_attempt_in", wait)
-}
-
-// levelOfAttempt keeps a sick receiver from flooding the log: the 1st, 2nd, 4th,
-// 8th … failed attempt of a delivery is a warning, the others are for debugging.
-func levelOfAttempt(n int) slog.Level {
-	if n&(n-1) == 0 {
-		return slog.LevelWarn
-	}
-	return slog.LevelDebug
-}
-
-func (l *lane) exhausted(o *outgoing, now time.Time) bool {
-	r := l.webhook.Retry
-	return r.MaxAttempts > 0 && o.book.Attempts() >= r.MaxAttempts ||
-		r.MaxAgeMs > 0 && now.Sub(o.book.FirstAttempt()) >= time.Duration(r.MaxAgeMs)*time.Millisecond
-}
-
-// skip settles records that the webhook's policy gives up; each is logged and counted.
-func (l *lane) skip(o *outgoing) {
-	for i := range o.batch.Records {
-		if off := o.batch.Records[i].Offset; off >= o.book.First() && off <= o.book.Last() {
-			l.logger.Error("record skipped after its attempts were exhausted", "topic", l.tenure.topic,
-				"partition", l.tenure.partition, "offset", off, "attempts", o.book.Attempts(), "code", o.code, "status", o.status)
-		}
-	}
-	l.metrics.skipped(o.giveUp())
-	l.ledger.Settle(o.book)
-}
-
-func (l *lane) deadLettered(o *outgoing, err error) {
-	if o.book.State() == acker.Settled { // acked while it was being written
-		return
-	}
-	if err != nil {
-		wait := delivery.Backoff(l.webhook.Retry, o.book.Attempts(), 0, rand.Float64())
-		o.due = time.Now().Add(wait)
-		l.logger.Error("dead letters could not be written; the partition is held", "topic", l.tenure.topic,
-			"partition", l.tenure.partition, "dead_letter_topic", *l.webhook.DeadLetter.Topic,
-			"first_offset", o.book.First(), "error", err, "next_attempt_in", wait)
-		l.last = &AttemptError{Code: "dead_letter_failed", At: time.Now()}
-		return
-	}
-	l.logger.Warn("records written to the dead letter topic", "topic", l.tenure.topic, "partition", l.tenure.partition,
-		"dead_letter_topic", *l.webhook.DeadLetter.Topic, "first_offset", o.book.First(), "last_offset", o.book.Last())
-	l.metrics.deadLettered(o.giveUp())
-	l.ledger.Settle(o.book)
-}
-
-// halve cuts a delivery that was too large for the receiver; its halves go at
-// once, and the next deliveries of this partition are not larger than they.
-func (l *lane) halve(o *outgoing, r delivery.Result) {
-	l.ledger.Fail(o.book)
-	n := o.book.Records()
-	l.limit, l.streak = max(1, n/2), 0
-	cut := o.first() + n/2
-	tail := l.ledger.Split(o.book, n/2)
-	rest := records.Get()
-	o.batch.CopyTo(rest, cut, o.batch.Len())
-	o.batch.Truncate(cut)
-	o.stale = true
-	at := slices.Index(l.open, o)
-	l.open = slices.Insert(l.open, at+1, &outgoing{book: tail, batch: rest})
-	l.logger.Info("delivery was too large for the receiver, cut in half", "topic", l.tenure.topic,
-		"partition", l.tenure.partition, "first_offset", o.book.First(), "records", n, "status", r.Status)
-}
-
-// grow lets deliveries become larger again after a 413.
-func (l *lane) grow() {
-	if l.limit >= l.webhook.Batch.MaxRecords {
-		return
-	}
-	if l.streak++; l.streak >= growAfter {
-		l.limit, l.streak = min(2*l.limit, l.webhook.Batch.MaxRecords), 0
-	}
-}
-
-// settle lets go of what is done and publishes the progress.
-func (l *lane) settle() {
-	l.open = slices.DeleteFunc(l.open, func(o *outgoing) bool {
-		if o.inFlight || o.book.State() != acker.Settled {
-			return false
-		}
-		l.metrics.deliveredRecords(o.batch.Len() - o.givenUp)
-		o.free()
-		return true
-	})
-	if len(l.open) > 0 {
-		o := l.open[0]
-		l.tenure.oldest.Store(o.batch.Records[o.first()].Timestamp)
-	} else {
-		l.tenure.oldest.Store(0)
-	}
-	l.publish(l.tenure, l.ledger.Next())
 }
 
 // first is the index in the batch of the first record that is not settled.
@@ -463,24 +336,27 @@ func (l *lane) expire(now time.Time) {
 	l.settle()
 }
 
-// wakeAt is when expire or, unless the webhook is paused, sendDue has something
-// to do; zero for never.
-func (l *lane) wakeAt(paused bool) time.Time {
-	var at time.Time
-	earlier := func(t time.Time) {
-		if at.IsZero() || t.Before(at) {
-			at = t
-		}
-	}
+// wakeAt is when expire or tell has something to do, or, unless nothing may
+// start, sendDue; zero for never.
+func (l *lane) wakeAt(held bool) time.Time {
+	at := l.progress.due
 	for i, o := range l.open {
 		switch {
 		case o.inFlight:
 		case o.book.State() == acker.Leased:
-			earlier(o.deadline)
-		case paused || l.ordered() && i > 0:
+			at = earlier(at, o.deadline)
+		case held || l.ordered() && i > 0:
 		default:
-			earlier(o.due)
+			at = earlier(at, o.due)
 		}
+	}
+	return at
+}
+
+// earlier is the earlier of two times, where a zero at is none.
+func earlier(at, t time.Time) time.Time {
+	if at.IsZero() || t.Before(at) {
+		return t
 	}
 	return at
 }

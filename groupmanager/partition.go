@@ -3,6 +3,7 @@ package groupmanager
 import (
 	"context"
 	"errors"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 )
@@ -10,6 +11,10 @@ import (
 // errLost cancels the partitions of an assignment that was lost: requests under
 // way are cut and nothing of theirs counts any more.
 var errLost = errors.New("the assignment was lost")
+
+// leaseLook is how often a partition whose lease is over looks whether it has one
+// again.
+const leaseLook = 250 * time.Millisecond
 
 // partition is one assigned partition during one tenure: its fetch side and its
 // lane, on one goroutine.
@@ -21,21 +26,22 @@ type partition struct {
 
 	asks     chan ask
 	inspects chan chan<- PartitionStatus
-	changed  chan struct{} // paused changed; one slot
+	changed  chan struct{} // paused or the tenure's waiting changed; one slot
 	done     chan struct{} // closed when run has returned
 
 	// Owned by run.
-	fetch *fetch
-	lane  *lane
-	work  context.Context // of the requests under way
-	cut   context.CancelCauseFunc
-	broke bool // the queue gave an error: nothing more is read in this tenure
+	fetch    *fetch
+	lane     *lane
+	work     context.Context // of the requests under way
+	cut      context.CancelCauseFunc
+	broke    bool // the queue gave an error: nothing more is read in this tenure
+	panicked bool // nothing of fetch and lane is touched any more
 }
 
 // newPartition returns a partition that run brings to life.
 func newPartition(cfg *laneConfig, t *tenure, src source, paused *atomic.Bool, fault func(topicPartition, error)) *partition {
 	work, cut := context.WithCancelCause(context.Background())
-	senders := newSenders(work, cfg.client, cfg.dead, cfg.webhook.MaxInFlight)
+	senders := newSenders(work, cfg.client, cfg.dead, cfg.webhook.MaxInFlight, cfg.logger)
 	return &partition{
 		tenure: t, paused: paused, linger: cfg.webhook.Batch.Linger(), fault: fault,
 		asks:     make(chan ask),
@@ -50,9 +56,13 @@ func newPartition(cfg *laneConfig, t *tenure, src source, paused *atomic.Bool, f
 
 // run delivers until ctx ends, then lets requests under way end for at most
 // drain, unless the cause is errLost. All progress is published when it returns.
+// A panic ends it at once and is told as errPanicked; what was published before
+// stands.
 func (p *partition) run(ctx context.Context, drain time.Duration) {
 	defer close(p.done)
 	defer p.end()
+	defer p.rescue()
+	p.lane.resume()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	revoked := ctx.Done()
@@ -83,24 +93,47 @@ func (p *partition) run(ctx context.Context, drain time.Duration) {
 			defer stop.Stop()
 		}
 	}
+	p.lane.tell(true)
 }
 
-// end lets go of everything; no request is under way.
+// rescue keeps a panic in this partition from ending the process.
+func (p *partition) rescue() {
+	v := recover()
+	if v == nil {
+		return
+	}
+	p.panicked = true
+	p.lane.logger.Error("the partition panicked", "topic", p.tenure.topic, "partition", p.tenure.partition,
+		"panic", v, "stack", string(debug.Stack()))
+	p.fault(p.tenure.topicPartition, errPanicked)
+}
+
+// end lets go of everything. Requests are under way only after a panic, and are cut;
+// buffers are then left to the garbage collector, since who holds them is not known.
 func (p *partition) end() {
 	p.cut(nil)
 	p.lane.senders.close()
+	if p.panicked {
+		return
+	}
 	p.lane.drop()
 	p.fetch.release()
 }
 
+// held tells whether nothing new may start: the webhook is paused, the receiver
+// has not yet answered the lifecycle call, or the lease is over.
+func (p *partition) held(now time.Time) bool {
+	return p.paused.Load() || p.tenure.waiting.Load() || !p.lane.lease.holds(now)
+}
+
 // pump starts every delivery that may go now.
 func (p *partition) pump() {
-	if p.paused.Load() {
+	now := time.Now()
+	if p.held(now) {
 		return
 	}
-	now := time.Now()
 	p.lane.sendDue(now)
-	for p.lane.room() && !p.broke {
+	for ; p.lane.room() && !p.broke && !p.held(now); now = time.Now() {
 		limit := p.lane.webhook.Batch.MaxBytes
 		full, err := p.fetch.fill(p.lane.limit, limit)
 		if err != nil {
@@ -111,10 +144,15 @@ func (p *partition) pump() {
 			p.atRest()
 			return
 		}
+		wanted := p.lane.ledger.Wanted(p.fetch.offset())
+		if p.fetch.drop(wanted.First) {
+			continue // an earlier tenure settled them
+		}
+		full = full || p.fetch.last() > wanted.Last
 		if !full && p.linger > 0 && now.Before(p.fetch.since.Add(p.linger)) {
 			return
 		}
-		b := p.fetch.cut(p.lane.limit, limit)
+		b := p.fetch.cut(p.lane.limit, limit, wanted.Last)
 		if err := p.lane.deliver(b, now); err != nil {
 			// Cannot be: the client gave an offset again. What is not entered is
 			// not committed, so the member begins anew from the committed offset.
@@ -134,18 +172,20 @@ func (p *partition) atRest() {
 	}
 	if n := p.fetch.source.Position(); n >= 0 {
 		p.lane.ledger.Advance(n)
-		p.lane.publish(p.tenure, p.lane.ledger.Next())
+		p.lane.tell(false)
 	}
 }
 
 // arm sets the timer to the next thing that time alone brings about.
 func (p *partition) arm(timer *time.Timer) {
-	paused := p.paused.Load()
-	at := p.lane.wakeAt(paused)
-	if p.linger > 0 && !paused && p.fetch.waiting() > 0 && p.lane.room() {
-		if t := p.fetch.since.Add(p.linger); at.IsZero() || t.Before(at) {
-			at = t
-		}
+	now := time.Now()
+	held := p.held(now)
+	at := p.lane.wakeAt(held)
+	if p.linger > 0 && !held && p.fetch.waiting() > 0 && p.lane.room() {
+		at = earlier(at, p.fetch.since.Add(p.linger))
+	}
+	if !p.lane.lease.holds(now) {
+		at = earlier(at, now.Add(leaseLook))
 	}
 	if at.IsZero() {
 		timer.Stop()
@@ -154,7 +194,7 @@ func (p *partition) arm(timer *time.Timer) {
 	timer.Reset(time.Until(at))
 }
 
-// nudge makes the partition look again whether it is paused. Anybody may call it.
+// nudge makes the partition look again whether it is held. Anybody may call it.
 func (p *partition) nudge() {
 	select {
 	case p.changed <- struct{}{}:
@@ -164,26 +204,48 @@ func (p *partition) nudge() {
 
 // inspect returns the partition's status, or false when it has ended.
 func (p *partition) inspect(ctx context.Context) (PartitionStatus, bool) {
-	reply := make(chan PartitionStatus, 1)
+	back := make(chan PartitionStatus, 1)
 	select {
-	case p.inspects <- reply:
-		return <-reply, true
+	case p.inspects <- back:
+		return answer(back, p.done)
 	case <-p.done:
 	case <-ctx.Done():
 	}
 	return PartitionStatus{}, false
 }
 
-// ask puts a statement to the lane. ErrNoOwner means that the tenure has ended.
+// ask puts a statement to the lane. ErrNoOwner means that the tenure has ended, or
+// that its lease is over and nobody knows.
 func (p *partition) ask(ctx context.Context, a ask) (reply, error) {
 	back := make(chan reply, 1)
 	a.reply = back
 	select {
 	case p.asks <- a:
-		return <-back, nil
+		r, ok := answer(back, p.done)
+		if !ok || errors.Is(r.err, ErrNoOwner) {
+			return reply{}, ErrNoOwner
+		}
+		return r, nil
 	case <-p.done:
 		return reply{}, ErrNoOwner
 	case <-ctx.Done():
 		return reply{}, ctx.Err()
+	}
+}
+
+// answer waits for what a partition sends back, which has a slot. There is none if
+// it panicked over the question.
+func answer[T any](back <-chan T, done <-chan struct{}) (T, bool) {
+	select {
+	case v := <-back:
+		return v, true
+	case <-done:
+	}
+	select {
+	case v := <-back:
+		return v, true
+	default:
+		var none T
+		return none, false
 	}
 }

@@ -154,6 +154,7 @@ type rig struct {
 	revoke   context.CancelCauseFunc
 	faults   []error
 	gone     atomic.Int32
+	lease    lease
 }
 
 func newRig(t testing.TB, answer func(context.Context, request) delivery.Result, change ...func(*webhooks.Webhook)) *rig {
@@ -177,9 +178,12 @@ func newRig(t testing.TB, answer func(context.Context, request) delivery.Result,
 		webhook: w, client: r.receiver, dead: r.letters, tokens: r.receiver.tokens, ids: acker.NewDeliveryIDs(make([]byte, 32)),
 		generation: func() int32 { return 7 },
 		publish:    func(t *tenure, n int64) { t.safe.Store(max(n, t.safe.Load())) },
-		gone:       func() { r.paused.Store(true); r.gone.Add(1) },
-		metrics:    metrics, tracer: &tracer{}, logger: slog.New(slog.DiscardHandler),
+		note:       func(t *tenure, n *note) { t.noted.Store(n) },
+		lease:      &r.lease, ownerURL: "http://replica.test:8080",
+		gone:    func() { r.paused.Store(true); r.gone.Add(1) },
+		metrics: metrics, tracer: &tracer{}, logger: slog.New(slog.DiscardHandler),
 	}
+	r.lease.renew(time.Now().Add(1000 * time.Hour))
 	tenure := newTenure(topicPartition{"orders", 3}, [16]byte{}, 7, position{})
 	r.partition = newPartition(cfg, tenure, r.queue, &r.paused, func(_ topicPartition, err error) { r.faults = append(r.faults, err) })
 	return r

@@ -2,7 +2,10 @@ package groupmanager
 
 import (
 	"context"
+	"log/slog"
+	"runtime/debug"
 	"sync"
+	"time"
 
 	"github.com/kpush/kpush/webhooks/delivery"
 )
@@ -30,6 +33,7 @@ type senders struct {
 	dead   deadLetters
 	ctx    context.Context // cut when the drain is over
 	max    int
+	logger *slog.Logger
 
 	jobs    chan job
 	results chan done // has room for every job that can be under way
@@ -37,8 +41,11 @@ type senders struct {
 	running sync.WaitGroup
 }
 
-func newSenders(ctx context.Context, client deliverer, dead deadLetters, max int) *senders {
-	return &senders{client: client, dead: dead, ctx: ctx, max: max, jobs: make(chan job), results: make(chan done, max)}
+func newSenders(ctx context.Context, client deliverer, dead deadLetters, max int, logger *slog.Logger) *senders {
+	return &senders{
+		client: client, dead: dead, ctx: ctx, max: max, logger: logger,
+		jobs: make(chan job), results: make(chan done, max),
+	}
 }
 
 // do hands a job to an idle sender. The partition calls it, with at most max jobs under way.
@@ -57,19 +64,30 @@ func (s *senders) do(j job) {
 
 func (s *senders) run() {
 	for j := range s.jobs {
-		d := done{job: j}
-		if j.dead != nil {
-			d.err = s.dead.Write(s.ctx, *j.dead)
-		} else {
-			ctx := j.work.context(s.ctx)
-			d.result = s.client.Send(ctx, j.o.msg, j.attempt)
-			j.work.end(d.result)
-		}
-		s.results <- d
+		s.results <- s.work(j)
 	}
 }
 
-// close ends the senders and waits for them. No job may be under way.
+// work does a job. If it panics, the attempt has failed and is made again.
+func (s *senders) work(j job) (d done) {
+	d.job = j
+	defer func() {
+		if v := recover(); v != nil {
+			s.logger.Error("a delivery panicked", "panic", v, "delivery_id", j.o.id, "stack", string(debug.Stack()))
+			d.result, d.err = delivery.Result{Code: codeInternal, At: time.Now()}, errPanicked
+		}
+	}()
+	if j.dead != nil {
+		d.err = s.dead.Write(s.ctx, *j.dead)
+		return d
+	}
+	d.result = s.client.Send(j.work.context(s.ctx), j.o.msg, j.attempt)
+	j.work.end(d.result)
+	return d
+}
+
+// close ends the senders and waits for them. If a job is still under way, ctx has
+// been cut; its result is dropped.
 func (s *senders) close() {
 	close(s.jobs)
 	s.running.Wait()

@@ -23,9 +23,14 @@ type reply struct {
 	err      error
 }
 
-// state takes a statement that came by POST /ack.
+// state takes a statement that came by POST /ack. When the lease is over somebody
+// else may be the owner by now: nothing moves, and the reply is ErrNoOwner.
 func (l *lane) state(a ask) {
 	now := time.Now()
+	if !l.lease.holds(now) {
+		a.reply <- reply{err: ErrNoOwner}
+		return
+	}
 	answer, err := l.ledger.Apply(a.statement)
 	r := reply{answer: answer, err: err}
 	if err == nil {
@@ -44,6 +49,9 @@ func (l *lane) state(a ask) {
 			l.shrunk(answer.Touched)
 		}
 		l.settle()
+		if answer.Cover >= 0 && answer.BlockedBy < 0 {
+			l.tell(true) // somebody may wait for the commit
+		}
 	}
 	r.answer.Touched = nil // the ledger's own, and valid until its next call only
 	a.reply <- r
@@ -120,8 +128,14 @@ func (l *lane) status(paused bool) PartitionStatus {
 	if l.inFlight > 0 && s.State == PartitionIdle {
 		s.State = PartitionDelivering
 	}
-	if paused && s.State != PartitionWaitingAck && l.inFlight == 0 {
+	if s.State == PartitionWaitingAck || l.inFlight > 0 {
+		return s
+	}
+	switch {
+	case paused:
 		s.State = PartitionPaused
+	case l.tenure.waiting.Load():
+		s.State = PartitionWaitingLifecycle
 	}
 	return s
 }

@@ -14,6 +14,9 @@ const (
 	PartitionBlocked    PartitionState = "blocked" // exhausted, attempts go on
 	PartitionPaused     PartitionState = "paused"
 	PartitionUnassigned PartitionState = "unassigned"
+	// PartitionWaitingLifecycle is the state until the receiver has answered the
+	// call that tells it of the assignment.
+	PartitionWaitingLifecycle PartitionState = "waiting_lifecycle"
 )
 
 // PartitionStatus is one row of /partitions. Offsets that are not known are nil.
