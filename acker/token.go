@@ -31,7 +31,7 @@ type Token struct {
 	Tenure          uint64 // random, one per tenure: tells apart two tenures whose generations collide
 	First, Last     int64  // offsets of the delivery, both inclusive
 	Attempt         int32
-	Owner           string // advertised URL of the replica that sent it; may be empty
+	Owner           string // id of the replica that sent it; may be empty
 }
 
 // Tokens mints and checks tokens. The text of a token is the unpadded URL-safe

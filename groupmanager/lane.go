@@ -50,7 +50,6 @@ type laneConfig struct {
 	metrics    *instruments
 	tracer     *tracer
 	owner      string // replica id
-	ownerURL   string // its advertised address, for tokens
 	logger     *slog.Logger
 }
 
@@ -179,7 +178,7 @@ func (l *lane) start(o *outgoing, now time.Time) {
 		Topic: l.tenure.topic, Partition: l.tenure.partition,
 		Generation: generation, Tenure: l.tenure.id,
 		First: o.book.First(), Last: o.book.Last(), Attempt: int32(min(n, 1<<30)),
-		Owner: l.ownerURL,
+		Owner: l.owner,
 	})
 	from := o.first()
 	l.metrics.started(o.book.Records())

@@ -179,9 +179,9 @@ func newRig(t testing.TB, answer func(context.Context, request) delivery.Result,
 		generation: func() int32 { return 7 },
 		publish:    func(t *tenure, n int64) { t.safe.Store(max(n, t.safe.Load())) },
 		note:       func(t *tenure, n *note) { t.noted.Store(n) },
-		lease:      &r.lease, ownerURL: "http://replica.test:8080",
-		gone:    func() { r.paused.Store(true); r.gone.Add(1) },
-		metrics: metrics, tracer: &tracer{}, logger: slog.New(slog.DiscardHandler),
+		lease:      &r.lease,
+		gone:       func() { r.paused.Store(true); r.gone.Add(1) },
+		metrics:    metrics, tracer: &tracer{}, logger: slog.New(slog.DiscardHandler),
 	}
 	r.lease.renew(time.Now().Add(1000 * time.Hour))
 	tenure := newTenure(topicPartition{"orders", 3}, [16]byte{}, 7, position{})
