@@ -139,6 +139,24 @@ func TestPartitionsWaitUntilTheirAssignmentIsConfirmed(t *testing.T) {
 	})
 }
 
+func TestNothingIsDeliveredBeforeTheReceiverHasConfirmed(t *testing.T) {
+	calling(t, func(t *testing.T, l *lifecycle, receiver *callee) {
+		r := newRig(t, acked)
+		r.tenure.waiting.Store(true)
+		r.queue.put(10, 11)
+		r.start(t)
+		l.assigned(7, []*partition{r.partition})
+		for range 3 {
+			(<-receiver.calls).reply(500)
+			time.Sleep(time.Hour)
+			r.wantRequests(t)
+		}
+		(<-receiver.calls).reply(200)
+		r.wantRequests(t, [2]int64{10, 11})
+		r.wantSafe(t, 12)
+	})
+}
+
 func TestAnAssignedCallIsRetriedWithBackoff(t *testing.T) {
 	calling(t, func(t *testing.T, l *lifecycle, receiver *callee) {
 		ps := arrive(0, 1)
