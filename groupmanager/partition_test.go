@@ -82,122 +82,6 @@ func TestAFailureHoldsThePartitionAndIsTriedAgain(t *testing.T) {
 	})
 }
 
-func TestALeaseEndsWithItsAck(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		r := newRig(t, received)
-		r.queue.put(0, 1, 2)
-		r.start(t)
-		r.wantRequests(t, [2]int64{0, 2})
-		r.wantSafe(t, 0)
-		back := r.tell(t, ask{statement: acker.Statement{First: 0, Last: 2, UpTo: 2}})
-		if back.err != nil || back.answer.Cover != 3 {
-			t.Errorf("answer %+v, want cover 3", back)
-		}
-		r.wantSafe(t, 3)
-	})
-}
-
-func TestALeaseThatRunsOutIsTheNextAttempt(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		r := newRig(t, received)
-		r.queue.put(0)
-		r.start(t)
-		time.Sleep(30*time.Second - time.Millisecond)
-		r.wantRequests(t, [2]int64{0, 0})
-		time.Sleep(2 * time.Second)
-		seen := r.wantRequests(t, [2]int64{0, 0}, [2]int64{0, 0})
-		if seen[1].Number != 2 {
-			t.Errorf("attempt %d after the lease, want 2", seen[1].Number)
-		}
-		if back := r.tell(t, ask{statement: acker.Statement{First: 0, Last: 0, UpTo: 0}}); back.err != nil {
-			t.Errorf("ack of a late attempt: %v, want it to count", back.err)
-		}
-		r.wantSafe(t, 1)
-	})
-}
-
-func TestAnExtendMovesTheDeadlineUpToItsLimit(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		r := newRig(t, received, func(w *webhooks.Webhook) { w.Ack.MaxTimeoutMs = 60_000 })
-		r.queue.put(0)
-		r.start(t)
-		synctest.Wait()
-		start := time.Now()
-		time.Sleep(20 * time.Second)
-		back := r.tell(t, ask{statement: acker.Statement{Outcome: acker.Extend, First: 0, Last: 0, UpTo: 0}, extend: time.Hour})
-		if want := start.Add(time.Minute); back.err != nil || !back.deadline.Equal(want) {
-			t.Errorf("deadline %v (%v), want %v", back.deadline, back.err, want)
-		}
-		time.Sleep(39 * time.Second)
-		r.wantRequests(t, [2]int64{0, 0})
-		time.Sleep(2 * time.Second)
-		r.wantRequests(t, [2]int64{0, 0}, [2]int64{0, 0})
-	})
-}
-
-func TestAnAckBeforeTheResponseCountsAndNothingNewIsSentMeanwhile(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		respond := make(chan struct{})
-		r := newRig(t, func(ctx context.Context, q request) delivery.Result {
-			<-respond
-			return refused(ctx, q)
-		}, func(w *webhooks.Webhook) { w.Batch.MaxRecords = 1 })
-		r.queue.put(0, 1)
-		r.start(t)
-		synctest.Wait()
-		if back := r.tell(t, ask{statement: acker.Statement{First: 0, Last: 0, UpTo: 0}}); back.err != nil {
-			t.Fatal(back.err)
-		}
-		r.wantSafe(t, 1)
-		r.wantRequests(t, [2]int64{0, 0}) // one in flight at most
-		respond <- struct{}{}
-		r.wantRequests(t, [2]int64{0, 0}, [2]int64{1, 1}) // the failure is moot
-		respond <- struct{}{}
-	})
-}
-
-func TestAPartialAckLeavesTheRestAsADeliveryOfItsOwn(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		r := newRig(t, received)
-		r.queue.put(0, 1, 2, 3)
-		r.start(t)
-		synctest.Wait()
-		r.tell(t, ask{statement: acker.Statement{First: 0, Last: 3, UpTo: 1}})
-		r.wantSafe(t, 2)
-		time.Sleep(31 * time.Second)
-		seen := r.wantRequests(t, [2]int64{0, 3}, [2]int64{2, 3})
-		if seen[1].Number != 2 {
-			t.Errorf("attempt %d for the rest, want 2", seen[1].Number)
-		}
-	})
-}
-
-func TestANackStandsUntilTheNextAttempt(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		r := newRig(t, received)
-		r.queue.put(0)
-		r.start(t)
-		synctest.Wait()
-		whole := acker.Statement{First: 0, Last: 0, UpTo: 0}
-		nack := whole
-		nack.Outcome = acker.Nack
-		if back := r.tell(t, ask{statement: nack, delay: 5 * time.Second}); back.err != nil {
-			t.Fatal(back.err)
-		}
-		if back := r.tell(t, ask{statement: whole}); !errors.Is(back.err, acker.ErrConflict) {
-			t.Errorf("ack after a nack: %v, want a conflict", back.err)
-		}
-		time.Sleep(4999 * time.Millisecond)
-		r.wantRequests(t, [2]int64{0, 0})
-		time.Sleep(time.Millisecond)
-		r.wantRequests(t, [2]int64{0, 0}, [2]int64{0, 0})
-		if back := r.tell(t, ask{statement: whole}); back.err != nil {
-			t.Errorf("ack after the next attempt was sent: %v, want it to count", back.err)
-		}
-		r.wantSafe(t, 1)
-	})
-}
-
 func TestTooLargeIsCutInHalfUntilItFits(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, func(ctx context.Context, q request) delivery.Result {
@@ -423,4 +307,125 @@ func TestAHungHeadStopsTheOthersAtTheWindow(t *testing.T) {
 			t.Errorf("%d deliveries ahead of a hung one, want the window %d", got, want)
 		}
 	})
+}
+
+func TestO2_ARedeliveryBeginsAtTheLowestUnackedOffset(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var healed atomic.Bool
+		r := newRig(t, func(ctx context.Context, q request) delivery.Result {
+			switch {
+			case healed.Load():
+				return acked(ctx, q)
+			case q.Number == 1:
+				return received(ctx, q)
+			}
+			return refused(ctx, q)
+		}, func(w *webhooks.Webhook) { w.Batch.MaxRecords = 4 })
+		r.queue.put(0, 1, 2, 3)
+		r.start(t)
+		synctest.Wait()
+		r.queue.put(4, 5, 6, 7) // waits all the time
+		r.tell(t, ask{statement: acker.Statement{First: 0, Last: 3, UpTo: 1}})
+		time.Sleep(32 * time.Second) // the lease runs out, and the attempt after it fails
+		healed.Store(true)
+		time.Sleep(time.Minute)
+		seen := r.receiver.seen()
+		if first := seen[0]; first.first != 0 || first.last != 3 {
+			t.Errorf("first delivery %d-%d, want 0-3", first.first, first.last)
+		}
+		last := len(seen) - 1
+		for _, q := range seen[1:last] {
+			if q.first != 2 || q.last != 3 {
+				t.Errorf("redelivery %d-%d, want the open rest 2-3 and nothing above it", q.first, q.last)
+			}
+		}
+		if next := seen[last]; last < 3 || next.first != 4 || next.last != 7 {
+			t.Errorf("last of %d requests was %d-%d, want 4-7 after several of the rest", len(seen), next.first, next.last)
+		}
+		r.wantSafe(t, 8)
+	})
+}
+
+func TestX7_APanicInADeliveryIsAFailedAttempt(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, func(ctx context.Context, q request) delivery.Result {
+			if q.Number == 1 {
+				panic("poison")
+			}
+			return acked(ctx, q)
+		})
+		r.queue.put(0)
+		r.start(t)
+		synctest.Wait()
+		s, _ := r.inspect(t.Context())
+		if s.State != PartitionBackingOff || s.LastError == nil || s.LastError.Code != codeInternal {
+			t.Errorf("status %+v, want backing_off with the code %s", s, codeInternal)
+		}
+		time.Sleep(time.Second)
+		r.wantRequests(t, [2]int64{0, 0}, [2]int64{0, 0})
+		r.wantSafe(t, 1)
+		if len(r.faults) > 0 {
+			t.Errorf("faults %v, want none: the partition goes on", r.faults)
+		}
+	})
+}
+
+func TestX7_APanicInAPartitionEndsItAlone(t *testing.T) {
+	for _, test := range []struct {
+		claim string
+		boom  func(*testing.T, *rig)
+	}{
+		{"over a delivery", func(_ *testing.T, r *rig) { r.queue.put(2) }},
+		{"over a look at it", func(t *testing.T, r *rig) {
+			if s, ok := r.inspect(t.Context()); ok {
+				t.Errorf("status %+v, want none", s)
+			}
+		}},
+		{"over an ack", func(t *testing.T, r *rig) {
+			if _, err := r.ask(t.Context(), ask{statement: acker.Statement{First: 0, Last: 0, UpTo: 0}}); !errors.Is(err, ErrNoOwner) {
+				t.Errorf("ack: %v, want no owner", err)
+			}
+		}},
+	} {
+		t.Run(test.claim, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				var armed atomic.Bool
+				answer := func(ctx context.Context, q request) delivery.Result {
+					if q.first == 0 {
+						return acked(ctx, q)
+					}
+					return hung(ctx, q)
+				}
+				one := func(w *webhooks.Webhook) { w.Batch.MaxRecords = 1 }
+				r, other := newRig(t, answer, unordered(3), one), newRig(t, answer, one)
+				generation, publish := r.lane.generation, r.lane.publish
+				r.lane.generation = func() int32 {
+					if armed.Load() {
+						panic("boom")
+					}
+					return generation()
+				}
+				r.lane.publish = func(t *tenure, n int64) { r.lane.generation(); publish(t, n) }
+				r.queue.put(0, 1)
+				other.queue.put(0)
+				r.start(t)
+				other.start(t)
+				r.wantSafe(t, 1)
+				armed.Store(true)
+				test.boom(t, r)
+				<-r.done
+				if len(r.faults) != 1 || !errors.Is(r.faults[0], errPanicked) {
+					t.Errorf("faults %v, want that it panicked", r.faults)
+				}
+				r.wantSafe(t, 1)
+				if _, err := r.ask(t.Context(), ask{}); !errors.Is(err, ErrNoOwner) {
+					t.Errorf("ack after the end: %v, want no owner", err)
+				}
+				other.wantSafe(t, 1)
+				if _, ok := other.inspect(t.Context()); !ok {
+					t.Error("the other partition ended, too")
+				}
+			})
+		})
+	}
 }

@@ -180,6 +180,7 @@ func newRig(t testing.TB, answer func(context.Context, request) delivery.Result,
 		publish:    func(t *tenure, n int64) { t.safe.Store(max(n, t.safe.Load())) },
 		note:       func(t *tenure, n *note) { t.noted.Store(n) },
 		lease:      &r.lease,
+		owner:      "replica-1",
 		gone:       func() { r.paused.Store(true); r.gone.Add(1) },
 		metrics:    metrics, tracer: &tracer{}, logger: slog.New(slog.DiscardHandler),
 	}

@@ -1,0 +1,348 @@
+package groupmanager
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/kpush/kpush/acker"
+	"github.com/kpush/kpush/webhooks"
+	"github.com/kpush/kpush/webhooks/delivery"
+)
+
+// unordered lets single records go to the receiver in any order.
+func unordered(inFlight int) func(*webhooks.Webhook) {
+	return func(w *webhooks.Webhook) {
+		w.Ordering, w.MaxInFlight, w.Batch.MaxRecords = webhooks.OrderingNone, inFlight, 1
+	}
+}
+
+// wantNote fails unless the last note belongs to that offset and says that.
+func (r *rig) wantNote(t *testing.T, at int64, want acker.Metadata) {
+	t.Helper()
+	synctest.Wait()
+	text, err := want.Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := r.tenure.noted.Load(); n.at != at || n.text != string(text) {
+		t.Errorf("note %q at %d, want %q at %d", n.text, n.at, text, at)
+	}
+}
+
+// successor is a rig that begins where another owner would after a crash now: at
+// the offset that is safe, with the note if it belongs to it.
+func (r *rig) successor(t *testing.T, answer func(context.Context, request) delivery.Result, change ...func(*webhooks.Webhook)) *rig {
+	t.Helper()
+	synctest.Wait()
+	next := newRig(t, answer, change...)
+	next.partition.tenure = newTenure(r.tenure.topicPartition, r.tenure.topicID, 8, r.tenure.position())
+	next.lane.tenure = next.partition.tenure
+	return next
+}
+
+func TestAFirstAttemptUnderWayIsNotNoted(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, hung)
+		r.queue.put(0)
+		r.start(t)
+		time.Sleep(time.Second)
+		r.wantNote(t, 0, acker.Metadata{})
+	})
+}
+
+func TestAttemptsThatAreOverAreNoted(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var hang atomic.Bool
+		r := newRig(t, func(ctx context.Context, q request) delivery.Result {
+			if hang.Load() {
+				return hung(ctx, q)
+			}
+			return refused(ctx, q)
+		})
+		r.queue.put(0)
+		r.start(t)
+		began := time.Now()
+		r.wantNote(t, 0, acker.Metadata{Attempts: 1, FirstAttempt: began})
+		hang.Store(true)
+		time.Sleep(time.Minute)
+		r.wantRequests(t, [2]int64{0, 0}, [2]int64{0, 0})
+		r.revoke(context.Canceled)
+		<-r.done
+		r.wantNote(t, 0, acker.Metadata{Attempts: 1, FirstAttempt: began}) // the second was cut by us
+	})
+}
+
+func TestALeasedAttemptIsNoted(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, received)
+		r.queue.put(0)
+		r.start(t)
+		r.wantNote(t, 0, acker.Metadata{Attempts: 1, FirstAttempt: time.Now()})
+	})
+}
+
+func TestTheNextOwnerCountsAttemptsOn(t *testing.T) {
+	limit := func(change func(*webhooks.Retry)) func(*webhooks.Webhook) {
+		return func(w *webhooks.Webhook) {
+			w.OnExhausted, w.Batch.MaxRecords = webhooks.OnExhaustedSkip, 1
+			change(&w.Retry)
+		}
+	}
+	for _, test := range []struct {
+		claim string
+		limit func(*webhooks.Retry)
+	}{
+		{"up to max_attempts", func(r *webhooks.Retry) { r.MaxAttempts = 2 }},
+		{"up to max_age_ms", func(r *webhooks.Retry) {
+			r.MaxAgeMs = 60_000
+			r.MaxBackoffMs = 3_600_000
+			r.InitialBackoffMs = 3_600_000
+		}},
+	} {
+		t.Run(test.claim, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				first := newRig(t, refused, limit(test.limit))
+				first.queue.put(0, 1)
+				first.start(t)
+				first.wantSafe(t, 0)
+				first.revoke(errLost)
+				<-first.done
+				time.Sleep(time.Minute)
+
+				next := first.successor(t, func(ctx context.Context, q request) delivery.Result {
+					if q.first == 1 {
+						return hung(ctx, q)
+					}
+					return refused(ctx, q)
+				}, limit(test.limit))
+				next.queue.put(0, 1)
+				next.start(t)
+				seen := next.wantRequests(t, [2]int64{0, 0}, [2]int64{1, 1}) // one attempt more, and it is exhausted
+				if seen[0].Number != 2 || seen[1].Number != 1 {
+					t.Errorf("attempts %d and %d, want 2 of the delivery that was begun and 1 of the other", seen[0].Number, seen[1].Number)
+				}
+				next.wantSafe(t, 1)
+			})
+		})
+	}
+}
+
+func TestAttemptsBelongToTheDeliveryAtTheCommittedOffsetOnly(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, acked)
+		r.tenure.start, r.tenure.resume = 10, acker.Metadata{Attempts: 7, FirstAttempt: time.Now()}
+		r.queue.put(12)
+		r.start(t)
+		if seen := r.wantRequests(t, [2]int64{12, 12}); seen[0].Number != 1 {
+			t.Errorf("attempt %d of another delivery than the one begun, want 1", seen[0].Number)
+		}
+	})
+}
+
+func TestWhatWasAckedAboveTheCommitIsNotSentAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		hangs := func(offsets ...int64) func(context.Context, request) delivery.Result {
+			return func(ctx context.Context, q request) delivery.Result {
+				for _, o := range offsets {
+					if q.first == o {
+						return hung(ctx, q)
+					}
+				}
+				return acked(ctx, q)
+			}
+		}
+		first := newRig(t, hangs(0, 3), unordered(4))
+		first.queue.put(0, 1, 2, 3, 4, 5, 7) // 6 is a marker
+		first.start(t)
+		time.Sleep(noteInterval)
+		ranges := acker.Metadata{Acked: []acker.Run{{First: 1, Last: 2}, {First: 4, Last: 7}}}
+		first.wantSafe(t, 0)
+		first.wantNote(t, 0, ranges)
+
+		second := first.successor(t, hangs(0, 3), unordered(4))
+		second.queue.put(0, 1, 2, 3, 4, 5, 7)
+		second.start(t)
+		second.wantRequests(t, [2]int64{0, 0}, [2]int64{3, 3})
+		second.wantNote(t, 0, ranges) // still, for a second crash
+
+		third := second.successor(t, acked, func(w *webhooks.Webhook) { w.Batch.MaxRecords = 100 })
+		third.queue.put(0, 1, 2, 3, 4, 5, 7, 8)
+		third.start(t)
+		third.wantRequests(t, [2]int64{0, 0}, [2]int64{3, 3}, [2]int64{8, 8}) // never over what was acked
+		third.wantSafe(t, 9)
+	})
+}
+
+func TestAnOffsetWithSomethingAckedAboveWaitsForItsNote(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		release := make(chan struct{})
+		r := newRig(t, func(ctx context.Context, q request) delivery.Result {
+			switch q.first {
+			case 0:
+				<-release
+			case 1:
+				return hung(ctx, q)
+			}
+			return acked(ctx, q)
+		}, unordered(3))
+		r.queue.put(0, 1, 2)
+		r.start(t)
+		above := acker.Metadata{Acked: []acker.Run{{First: 2, Last: 2}}}
+		r.wantNote(t, 0, above) // the first at once
+		close(release)
+		r.wantNote(t, 0, above)
+		r.wantSafe(t, 0)
+		time.Sleep(noteInterval)
+		r.wantNote(t, 1, above)
+		r.wantSafe(t, 1)
+	})
+}
+
+func TestAnAckThatMayWaitForItsCommitIsToldAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, func(ctx context.Context, q request) delivery.Result {
+			if q.first == 2 {
+				return acked(ctx, q)
+			}
+			return received(ctx, q)
+		}, unordered(3))
+		r.queue.put(0, 1, 2)
+		r.start(t)
+		synctest.Wait()
+		r.tell(t, ask{statement: acker.Statement{First: 0, Last: 0, UpTo: 0}})
+		r.wantSafe(t, 1)
+		if n := r.tenure.noted.Load(); n.at != 1 {
+			t.Errorf("note at %d, want it with the offset 1", n.at)
+		}
+	})
+}
+
+func TestTheDrainEndsWithAnExactNote(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, func(ctx context.Context, q request) delivery.Result {
+			switch q.first {
+			case 0:
+				time.Sleep(noteInterval / 5)
+			case 1:
+				return hung(ctx, q)
+			}
+			return acked(ctx, q)
+		}, unordered(3))
+		r.queue.put(0, 1, 2)
+		r.start(t)
+		synctest.Wait()
+		r.revoke(context.Canceled)
+		<-r.done
+		r.wantSafe(t, 1)
+		r.wantNote(t, 1, acker.Metadata{Acked: []acker.Run{{First: 2, Last: 2}}})
+	})
+}
+
+// Every second delivery hangs, far from the next one, so that the metadata becomes
+// long: the lane stops sending before it is too long for a commit.
+func TestTheMetadataOfACommitIsNeverTooLong(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const apart = 1 << 40
+		r := newRig(t, func(ctx context.Context, q request) delivery.Result {
+			if q.first/apart%2 == 0 {
+				return hung(ctx, q)
+			}
+			return acked(ctx, q)
+		}, unordered(1000))
+		for n := range int64(1500) {
+			r.queue.put(n * apart)
+		}
+		r.start(t)
+		time.Sleep(noteInterval)
+		synctest.Wait()
+		sent := len(r.receiver.seen())
+		if sent < 300 || sent > 1400 {
+			t.Errorf("%d deliveries sent, want hundreds but not all", sent)
+		}
+		n := r.tenure.noted.Load()
+		m, err := acker.ParseMetadata(n.text)
+		if err != nil {
+			t.Fatalf("note of %d bytes: %v", len(n.text), err)
+		}
+		if len(m.Acked) != sent/2 {
+			t.Errorf("%d acked runs noted, want all of %d", len(m.Acked), sent/2)
+		}
+	})
+}
+
+func TestATooLargeDeliveryWaitsForRoomToBeCut(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const apart, pairs = 1 << 40, 1000
+		calm := make(chan struct{})
+		r := newRig(t, func(ctx context.Context, q request) delivery.Result {
+			if q.last > q.first {
+				return delivery.Result{Verdict: delivery.TooLarge, Status: 413, Code: "http_413"}
+			}
+			<-calm
+			return acked(ctx, q)
+		}, unordered(1000), func(w *webhooks.Webhook) {
+			w.Batch.MaxRecords, w.OnExhausted, w.Retry.MaxAttempts = 2, webhooks.OnExhaustedSkip, 1
+		})
+		for n := range int64(pairs) {
+			r.queue.put(n*apart, n*apart+1)
+		}
+		r.start(t)
+		synctest.Wait()
+		whole, halves := 0, 0
+		for _, o := range r.lane.open {
+			if o.batch.Len() == 2 {
+				whole++
+			} else {
+				halves++
+			}
+		}
+		if whole < 100 || halves > 4 {
+			t.Errorf("%d deliveries whole and %d halves while there is no room, want hundreds and those of the head", whole, halves)
+		}
+		close(calm)
+		time.Sleep(10 * time.Minute)
+		r.wantSafe(t, (pairs-1)*apart+2)
+		alone := make(map[int64]bool)
+		for _, q := range r.receiver.seen() {
+			if q.first == q.last {
+				alone[q.first] = true
+			}
+		}
+		if len(alone) != 2*pairs {
+			t.Errorf("%d records were delivered, want all %d and none skipped", len(alone), 2*pairs)
+		}
+	})
+}
+
+func TestTokensNameTheirOwner(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, acked)
+		r.queue.put(0)
+		r.start(t)
+		if seen := r.wantRequests(t, [2]int64{0, 0}); seen[0].token.Owner != r.lane.owner {
+			t.Errorf("owner %q, want %q", seen[0].token.Owner, r.lane.owner)
+		}
+	})
+}
+
+func TestANoteThatWouldBeTooLongLeavesOutRuns(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, refused)
+		var runs []acker.Run
+		for n := range int64(1000) {
+			runs = append(runs, acker.Run{First: (n + 1) << 40, Last: (n + 1) << 40})
+		}
+		r.tenure.start, r.tenure.resume = 0, acker.Metadata{Acked: runs}
+		r.queue.put(0)
+		r.start(t)
+		synctest.Wait()
+		n := r.tenure.noted.Load()
+		m, err := acker.ParseMetadata(n.text)
+		if err != nil || len(m.Acked) == 0 || len(m.Acked) >= len(runs) || m.Acked[0] != runs[0] {
+			t.Errorf("note of %d bytes with %d runs, %v; want the lowest of %d", len(n.text), len(m.Acked), err, len(runs))
+		}
+	})
+}

@@ -1,0 +1,129 @@
+package groupmanager
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/kpush/kpush/acker"
+	"github.com/kpush/kpush/webhooks"
+	"github.com/kpush/kpush/webhooks/delivery"
+)
+
+func TestALeaseEndsWithItsAck(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, received)
+		r.queue.put(0, 1, 2)
+		r.start(t)
+		r.wantRequests(t, [2]int64{0, 2})
+		r.wantSafe(t, 0)
+		back := r.tell(t, ask{statement: acker.Statement{First: 0, Last: 2, UpTo: 2}})
+		if back.err != nil || back.answer.Cover != 3 {
+			t.Errorf("answer %+v, want cover 3", back)
+		}
+		r.wantSafe(t, 3)
+	})
+}
+
+func TestALeaseThatRunsOutIsTheNextAttempt(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, received)
+		r.queue.put(0)
+		r.start(t)
+		time.Sleep(30*time.Second - time.Millisecond)
+		r.wantRequests(t, [2]int64{0, 0})
+		time.Sleep(2 * time.Second)
+		seen := r.wantRequests(t, [2]int64{0, 0}, [2]int64{0, 0})
+		if seen[1].Number != 2 {
+			t.Errorf("attempt %d after the lease, want 2", seen[1].Number)
+		}
+		if back := r.tell(t, ask{statement: acker.Statement{First: 0, Last: 0, UpTo: 0}}); back.err != nil {
+			t.Errorf("ack of a late attempt: %v, want it to count", back.err)
+		}
+		r.wantSafe(t, 1)
+	})
+}
+
+func TestAnExtendMovesTheDeadlineUpToItsLimit(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, received, func(w *webhooks.Webhook) { w.Ack.MaxTimeoutMs = 60_000 })
+		r.queue.put(0)
+		r.start(t)
+		synctest.Wait()
+		start := time.Now()
+		time.Sleep(20 * time.Second)
+		back := r.tell(t, ask{statement: acker.Statement{Outcome: acker.Extend, First: 0, Last: 0, UpTo: 0}, extend: time.Hour})
+		if want := start.Add(time.Minute); back.err != nil || !back.deadline.Equal(want) {
+			t.Errorf("deadline %v (%v), want %v", back.deadline, back.err, want)
+		}
+		time.Sleep(39 * time.Second)
+		r.wantRequests(t, [2]int64{0, 0})
+		time.Sleep(2 * time.Second)
+		r.wantRequests(t, [2]int64{0, 0}, [2]int64{0, 0})
+	})
+}
+
+func TestAnAckBeforeTheResponseCountsAndNothingNewIsSentMeanwhile(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		respond := make(chan struct{})
+		r := newRig(t, func(ctx context.Context, q request) delivery.Result {
+			<-respond
+			return refused(ctx, q)
+		}, func(w *webhooks.Webhook) { w.Batch.MaxRecords = 1 })
+		r.queue.put(0, 1)
+		r.start(t)
+		synctest.Wait()
+		if back := r.tell(t, ask{statement: acker.Statement{First: 0, Last: 0, UpTo: 0}}); back.err != nil {
+			t.Fatal(back.err)
+		}
+		r.wantSafe(t, 1)
+		r.wantRequests(t, [2]int64{0, 0}) // one in flight at most
+		respond <- struct{}{}
+		r.wantRequests(t, [2]int64{0, 0}, [2]int64{1, 1}) // the failure is moot
+		respond <- struct{}{}
+	})
+}
+
+func TestAPartialAckLeavesTheRestAsADeliveryOfItsOwn(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, received)
+		r.queue.put(0, 1, 2, 3)
+		r.start(t)
+		synctest.Wait()
+		r.tell(t, ask{statement: acker.Statement{First: 0, Last: 3, UpTo: 1}})
+		r.wantSafe(t, 2)
+		time.Sleep(31 * time.Second)
+		seen := r.wantRequests(t, [2]int64{0, 3}, [2]int64{2, 3})
+		if seen[1].Number != 2 {
+			t.Errorf("attempt %d for the rest, want 2", seen[1].Number)
+		}
+	})
+}
+
+func TestANackStandsUntilTheNextAttempt(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, received)
+		r.queue.put(0)
+		r.start(t)
+		synctest.Wait()
+		whole := acker.Statement{First: 0, Last: 0, UpTo: 0}
+		nack := whole
+		nack.Outcome = acker.Nack
+		if back := r.tell(t, ask{statement: nack, delay: 5 * time.Second}); back.err != nil {
+			t.Fatal(back.err)
+		}
+		if back := r.tell(t, ask{statement: whole}); !errors.Is(back.err, acker.ErrConflict) {
+			t.Errorf("ack after a nack: %v, want a conflict", back.err)
+		}
+		time.Sleep(4999 * time.Millisecond)
+		r.wantRequests(t, [2]int64{0, 0})
+		time.Sleep(time.Millisecond)
+		r.wantRequests(t, [2]int64{0, 0}, [2]int64{0, 0})
+		if back := r.tell(t, ask{statement: whole}); back.err != nil {
+			t.Errorf("ack after the next attempt was sent: %v, want it to count", back.err)
+		}
+		r.wantSafe(t, 1)
+	})
+}
