@@ -211,12 +211,16 @@ func checkPattern(c *complaints, pointer, pattern string) {
 	}
 }
 
+// InternalPrefix begins the names of topics that no pattern chooses: Kafka's own,
+// and ours.
+const InternalPrefix = "__"
+
 // Chooses tells whether a topic is one of the webhook's. A pattern that does not
 // compile chooses none: it has been complained about.
 func (w *Webhook) Chooses(topic string) bool {
 	if pattern, ok := w.TopicPattern(); ok {
 		re, err := regexp.Compile(pattern)
-		return err == nil && re.MatchString(topic)
+		return err == nil && re.MatchString(topic) && !strings.HasPrefix(topic, InternalPrefix)
 	}
 	return slices.Contains(w.Topics, topic)
 }

@@ -151,7 +151,7 @@ type Lifecycle struct {
 // TopicPattern returns the pattern by which the webhook chooses its topics, if it
 // does not name them. The pattern begins with ^, need not match to a name's end,
 // and means the same to Go's regexp as to regcomp(3) with REG_EXTENDED, which is
-// what the Kafka client understands.
+// what the Kafka client understands. It is not for topics with InternalPrefix.
 func (w Webhook) TopicPattern() (pattern string, ok bool) {
 	if len(w.Topics) == 1 && isPattern(w.Topics[0]) {
 		return w.Topics[0], true

@@ -26,6 +26,30 @@ func TestTopicPattern(t *testing.T) {
 	}
 }
 
+func TestChooses(t *testing.T) {
+	for _, test := range []struct {
+		topics []string
+		topic  string
+		want   bool
+	}{
+		{[]string{"orders", "bills"}, "bills", true},
+		{[]string{"orders", "bills"}, "bill", false},
+		{[]string{"__own"}, "__own", true},
+		{[]string{"^orders"}, "orders.eu", true},
+		{[]string{"^orders$"}, "orders.eu", false},
+		{[]string{"^orders"}, "reorders", false},
+		{[]string{"^a$|^b$"}, "b", true},
+		{[]string{"^.*"}, "_a", true},
+		{[]string{"^.*"}, "__consumer_offsets", false},
+		{[]string{"^(a"}, "(a", false},
+	} {
+		w := Webhook{Topics: test.topics}
+		if got := w.Chooses(test.topic); got != test.want {
+			t.Errorf("%q chooses %q: %v, want %v", test.topics, test.topic, got, test.want)
+		}
+	}
+}
+
 func TestACloneSharesNothing(t *testing.T) {
 	reason, dead := "gone", "dead"
 	full := func() Webhook {

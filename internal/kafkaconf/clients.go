@@ -1,7 +1,10 @@
 package kafkaconf
 
 import (
+	"fmt"
+	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
 
@@ -44,12 +47,16 @@ const (
 
 // Consumer is the configuration of a member of w's group. Positions and commits
 // are the gateway's: nothing is committed, stored or reset by the client itself.
+// The topics hidden and internal ones are not seen by a webhook's pattern.
 //
 // The fetch.max.bytes and receive.message.max.bytes of the client follow from the
 // prefetch. No limit here can stop a larger record: the broker always sends the
 // first batch of a partition whole.
-func (c Config) Consumer(w webhooks.Webhook) kafka.ConfigMap {
+func (c Config) Consumer(w webhooks.Webhook, hidden ...string) kafka.ConfigMap {
 	m := c.base(producerOnly)
+	if _, ok := w.TopicPattern(); ok {
+		hide(m, hidden)
+	}
 	m["group.id"] = w.GroupID
 	m["isolation.level"] = w.IsolationLevel
 	m["enable.auto.commit"] = false
@@ -79,12 +86,30 @@ func (c Config) Consumer(w webhooks.Webhook) kafka.ConfigMap {
 	return m
 }
 
+// blacklist is the property with what no topic's name may match to be seen.
+const blacklist = "topic.blacklist"
+
+// hide makes the client blind to internal topics and to those named, besides what
+// the operator has hidden.
+func hide(m kafka.ConfigMap, names []string) {
+	var patterns []string
+	if given, ok := m[blacklist]; ok {
+		patterns = append(patterns, fmt.Sprint(given))
+	}
+	patterns = append(patterns, "^"+webhooks.InternalPrefix)
+	for _, name := range names {
+		patterns = append(patterns, "^"+regexp.QuoteMeta(name)+"$")
+	}
+	m[blacklist] = strings.Join(patterns, ",")
+}
+
 // Control is the configuration of a member of the control group, whose only
 // business is to be a member: it reads and commits nothing. The group is always a
 // classic one, and its assignor leaves a partition with the member that has it.
 func (c Config) Control(group string) kafka.ConfigMap {
 	m := c.base(producerOnly)
 	delete(m, "group.remote.assignor") // of KIP-848
+	delete(m, "topic.blacklist")       // which may hide the registry's topic from patterns
 	m["group.id"] = group
 	m["group.protocol"] = Classic
 	m["partition.assignment.strategy"] = defaultAssignor

@@ -152,6 +152,16 @@ func TestSmallQueuesGoWithAShortBackoff(t *testing.T) {
 	}
 }
 
+// What a pattern must not reach: the registry holds the secrets of all webhooks.
+func TestAPatternDoesNotSeeInternalTopics(t *testing.T) {
+	w := hook()
+	want(t, Config{}.Consumer(w, "registry"), kafka.ConfigMap{"topic.blacklist": nil})
+	w.Topics = []string{"^.*"}
+	want(t, Config{}.Consumer(w), kafka.ConfigMap{"topic.blacklist": "^__"})
+	c := Config{Properties: map[string]string{"topic.blacklist": "^secret,^x"}}
+	want(t, c.Consumer(w, "our.registry"), kafka.ConfigMap{"topic.blacklist": `^secret,^x,^__,^our\.registry$`})
+}
+
 func TestTheOperatorMayChooseAnEagerAssignor(t *testing.T) {
 	c := Config{Properties: map[string]string{"partition.assignment.strategy": "range", "topic.metadata.refresh.interval.ms": "1000"}}
 	want(t, c.Consumer(hook()), kafka.ConfigMap{"partition.assignment.strategy": "range", "topic.metadata.refresh.interval.ms": "1000"})
