@@ -2,6 +2,7 @@ package groupmanager
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 
@@ -34,7 +35,11 @@ func (m *Manager) Create(ctx context.Context, w webhooks.Webhook) (webhooks.Entr
 	case err != nil:
 		return webhooks.Entry{}, unavailable(err)
 	}
-	return m.registry.Create(ctx, w)
+	pinned := make(map[string]webhooks.Pinned, len(topics))
+	for name, info := range topics {
+		pinned[name] = webhooks.Pinned{TopicID: hex.EncodeToString(info.id[:]), Partitions: info.partitions}
+	}
+	return m.registry.Create(ctx, w, pinned)
 }
 
 // awaitFormer waits until a deleted webhook of that name has left its group.

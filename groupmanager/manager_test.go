@@ -84,9 +84,10 @@ func (h *house) start(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	reading, stopReading := context.WithCancel(context.Background())
-	managed, read := make(chan error, 1), make(chan error, 1)
+	managed, read, led := make(chan error, 1), make(chan error, 1), make(chan error, 1)
 	go func() { managed <- h.Run(ctx) }()
 	go func() { read <- registry.Run(reading) }()
+	go func() { led <- registry.Lead(reading) }()
 	stopped := false
 	h.stop = func() {
 		if stopped {
@@ -99,9 +100,11 @@ func (h *house) start(t *testing.T) {
 		}
 		stopReading()
 		<-read
+		<-led
 	}
 	t.Cleanup(h.stop)
 	gatewaytest.Await(t, patience, h.Ready)
+	gatewaytest.Await(t, patience, func() error { return registry.Confirm(t.Context()) })
 }
 
 // webhook registers one that delivers the topic to the receiver.

@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 )
 
-// change is one request to change the registry. decide is called by the writer,
+// change is one request to change the registry. decide is called by the leadership,
 // which alone changes anything, so that what it is told stays true until its
-// answer has been written and read back.
+// answer has been written.
 type change struct {
 	key    string
 	decide func(current Entry, err error) (verdict, error) // err is of lookup
@@ -29,18 +30,15 @@ type outcome struct {
 	err     error
 }
 
-// writeTimeout bounds one change from its turn at the writer to its read-back, so
-// that callers behind it do not wait for a broker that is gone.
-const writeTimeout = 15 * time.Second
-
 // Create adds a webhook, which has to be complete and valid, and makes its
-// secret. Errors are ErrExists, ErrGroupInUse, ErrUnreadable, ErrUnavailable,
-// ErrFenced, a *ValidationError, and ctx's own.
-func (r *Registry) Create(ctx context.Context, w Webhook) (Entry, error) {
+// secret. pinned, by topic, is kept with it for good. Errors are ErrExists,
+// ErrGroupInUse, ErrUnreadable, ErrNotLeader, ErrUnavailable, a *ValidationError,
+// and ctx's own.
+func (r *Registry) Create(ctx context.Context, w Webhook, pinned map[string]Pinned) (Entry, error) {
 	if err := w.Validate(); err != nil {
 		return Entry{}, err
 	}
-	w = w.Clone()
+	w, pinned = w.Clone(), maps.Clone(pinned)
 	done := r.change(ctx, key(w.Tenant, w.ID), func(_ Entry, err error) (verdict, error) {
 		switch {
 		case err == nil:
@@ -53,18 +51,18 @@ func (r *Registry) Create(ctx context.Context, w Webhook) (Entry, error) {
 		w.State, w.StateReason = Active, nil
 		w.CreatedAt = now()
 		w.UpdatedAt = w.CreatedAt
-		return verdict{write: true, entry: Entry{Webhook: w, Secret: newSecret()}}, nil
+		return verdict{write: true, entry: Entry{Webhook: w, Secret: newSecret(), Pinned: pinned}}, nil
 	})
 	return done.entry, done.err
 }
 
 // Replace sets all that the owner of a webhook sets to what w holds; the secret,
-// the stored state and created_at stay. With the content that is there already
+// the stored state, created_at and what was pinned stay. With the content that is there already
 // nothing is changed. A new value of start is stored and has no effect: the
 // group exists and goes on from its commits.
 //
 // ifMatch is the revision the caller expects, nil for any. Errors are
-// ErrNotFound, ErrPrecondition, ErrUnreadable, ErrUnavailable, ErrFenced, ctx's
+// ErrNotFound, ErrPrecondition, ErrUnreadable, ErrNotLeader, ErrUnavailable, ctx's
 // own, and a *ValidationError, also for a group_id other than the stored one.
 func (r *Registry) Replace(ctx context.Context, w Webhook, ifMatch *int64) (e Entry, changed bool, err error) {
 	if err := w.Validate(); err != nil {
@@ -84,7 +82,8 @@ func (r *Registry) Replace(ctx context.Context, w Webhook, ifMatch *int64) (e En
 		default:
 			w.State, w.StateReason, w.CreatedAt = old.State, old.StateReason, old.CreatedAt
 			w.UpdatedAt = now()
-			return verdict{write: true, entry: Entry{Webhook: w, Secret: current.Secret}}, nil
+			current.Webhook = w
+			return verdict{write: true, entry: current}, nil
 		}
 	})
 	return done.entry, done.changed, done.err
@@ -92,7 +91,7 @@ func (r *Registry) Replace(ctx context.Context, w Webhook, ifMatch *int64) (e En
 
 // SetState sets the stored state, which is Active, Paused or Disabled, and its
 // reason; what is so already is not changed. Errors are ErrNotFound,
-// ErrUnreadable, ErrUnavailable, ErrFenced and ctx's own.
+// ErrUnreadable, ErrNotLeader, ErrUnavailable and ctx's own.
 func (r *Registry) SetState(ctx context.Context, tenant, id string, s State, reason *string) (Entry, error) {
 	if s != Active && s != Paused && s != Disabled {
 		return Entry{}, fmt.Errorf("state %q is never stored", s)
@@ -106,13 +105,14 @@ func (r *Registry) SetState(ctx context.Context, tenant, id string, s State, rea
 			return verdict{entry: current}, nil
 		}
 		w.State, w.StateReason, w.UpdatedAt = s, clonePointer(reason), now()
-		return verdict{write: true, entry: Entry{Webhook: w, Secret: current.Secret}}, nil
+		current.Webhook = w
+		return verdict{write: true, entry: current}, nil
 	})
 	return done.entry, done.err
 }
 
 // Delete removes a webhook, also one that cannot be read. Errors are ErrNotFound,
-// ErrUnavailable, ErrFenced and ctx's own.
+// ErrNotLeader, ErrUnavailable and ctx's own.
 func (r *Registry) Delete(ctx context.Context, tenant, id string) error {
 	done := r.change(ctx, key(tenant, id), func(_ Entry, err error) (verdict, error) {
 		if errors.Is(err, ErrNotFound) {
@@ -149,104 +149,55 @@ func (r *Registry) groupInUse(group string) bool {
 	return false
 }
 
-// change hands a change to the writer and waits for what came of it.
+// Confirm returns nil if this process leads the registry and has read all that was
+// written before the call, by whomever. What it then reads is what is so, as long
+// as it leads. Errors are ErrNotLeader, ErrUnavailable and ctx's own.
+func (r *Registry) Confirm(ctx context.Context) error {
+	return r.change(ctx, markerKey, func(Entry, error) (verdict, error) { return verdict{}, nil }).err
+}
+
+// change hands a change to the leadership, waits for what came of it, and until it
+// can be read here.
 func (r *Registry) change(ctx context.Context, recordKey string, decide func(Entry, error) (verdict, error)) outcome {
-	if !r.isReady() {
+	l := r.leading.Load()
+	switch {
+	case !r.isReady():
 		return outcome{err: ErrUnavailable}
+	case isClosed(r.done):
+		return outcome{err: errStopped}
+	case l == nil:
+		return outcome{err: ErrNotLeader}
 	}
 	reply := make(chan outcome, 1)
 	select {
-	case r.changes <- change{recordKey, decide, reply}:
-	case <-r.done:
-		return outcome{err: ErrUnavailable}
+	case l.changes <- change{recordKey, decide, reply}:
+	case <-l.over:
+		return outcome{err: ErrNotLeader}
 	case <-ctx.Done():
 		return outcome{err: ctx.Err()}
 	}
+	var done outcome
 	select {
-	case done := <-reply:
-		done.entry = done.entry.clone()
-		return done
-	case <-r.done:
-		return outcome{err: ErrUnavailable}
+	case done = <-reply:
 	case <-ctx.Done():
 		return outcome{err: ctx.Err()}
 	}
-}
-
-// writer makes changes, one after the other. Its fields belong to its goroutine.
-type writer struct {
-	*Registry
-	last   int64 // offset of the last record known to be written
-	unsure bool  // a record may have been written after it
-}
-
-// write is the writer's goroutine.
-func (r *Registry) write(ctx context.Context) error {
-	w := writer{Registry: r, last: -1}
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case c := <-r.changes:
-			c.reply <- w.serve(ctx, c)
-		}
-	}
-}
-
-// serve makes one change. Its own context, not the caller's, bounds the writing:
-// a client that hangs up must not cost the log its transaction.
-func (w *writer) serve(ctx context.Context, c change) outcome {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
-	if err := w.settle(ctx); err != nil {
-		return outcome{err: unavailable(err)}
-	}
-	v, err := c.decide(w.lookup(c.key))
-	if err != nil || !v.write {
-		return outcome{entry: v.entry, err: err}
-	}
-	var value []byte
-	if !v.remove {
-		if value, err = encode(v.entry.Webhook, v.entry.Secret, w.keys); err != nil {
+	if done.changed {
+		if err := r.readBack(ctx, done.entry.Revision); err != nil {
 			return outcome{err: err}
 		}
 	}
-	if err := w.append(ctx, c.key, value); err != nil {
-		return outcome{err: unavailable(err)}
-	}
-	if err := w.await(ctx, w.last); err != nil {
-		return outcome{err: unavailable(err)}
-	}
-	v.entry.Revision = w.last
-	return outcome{entry: v.entry, changed: true}
+	done.entry = done.entry.clone()
+	return done
 }
 
-// settle makes sure that everything written so far has been read back, so that a
-// decision is never made on what is no longer so. Where it is not known what was
-// written, a marker is: once that is read back, so is all that stands before it.
-func (w *writer) settle(ctx context.Context) error {
-	if w.unsure {
-		if err := w.append(ctx, markerKey, nil); err != nil {
-			return err
-		}
-	}
-	return w.await(ctx, w.last)
-}
-
-func (w *writer) append(ctx context.Context, recordKey string, value []byte) error {
-	offset, err := w.log.Append(ctx, recordKey, value)
-	w.unsure = err != nil
-	if err != nil {
-		return fmt.Errorf("writing to the registry: %w", err)
-	}
-	w.last = offset
-	return nil
-}
-
-// unavailable makes ErrUnavailable of an error that is neither that nor ErrFenced.
-func unavailable(err error) error {
-	if errors.Is(err, ErrUnavailable) || errors.Is(err, ErrFenced) {
+// readBack waits for what was written, for a bounded time.
+func (r *Registry) readBack(ctx context.Context, revision int64) error {
+	waiting, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	err := r.Await(waiting, revision)
+	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	return unavailable(fmt.Errorf("reading back: %w", err))
 }

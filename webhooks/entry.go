@@ -15,6 +15,10 @@ type Entry struct {
 	Webhook  Webhook
 	Secret   []byte // signing secret, raw bytes
 	Revision int64  // rises with every change of this id: the ETag
+
+	// Pinned is what each topic was when the webhook's start was pinned. It is nil
+	// for a webhook that was stored by a build before version 2.
+	Pinned map[string]Pinned
 }
 
 // Clone returns a webhook that shares no memory with w.
@@ -31,6 +35,7 @@ func (w Webhook) Clone() Webhook {
 func (e Entry) clone() Entry {
 	e.Webhook = e.Webhook.Clone()
 	e.Secret = bytes.Clone(e.Secret)
+	e.Pinned = maps.Clone(e.Pinned)
 	return e
 }
 
@@ -55,16 +60,20 @@ func sameContent(a, b Webhook) bool {
 	return bytes.Equal(content(a), content(b))
 }
 
-// storedVersion is the layout of the values this build writes, and the only one
-// it reads. Adding a field raises it: an older build must not drop the field by
-// writing the webhook back.
-const storedVersion = 1
+// Layouts of the values. Adding a field raises the version: an older build must
+// not drop the field by writing the webhook back. Version 2 has pinned, and in the
+// webhook lifecycle and patterns among the topics.
+const (
+	storedVersion  = 2 // what this build writes
+	oldestReadable = 1
+)
 
 // stored is the value of a record of the registry.
 type stored struct {
-	Version int     `json:"version"`
-	Webhook Webhook `json:"webhook"`
-	Secret  []byte  `json:"sealed_secret"` // AES256-GCM, associated data is tenant/id
+	Version int               `json:"version"`
+	Webhook Webhook           `json:"webhook"`
+	Secret  []byte            `json:"sealed_secret"` // AES256-GCM, associated data is tenant/id
+	Pinned  map[string]Pinned `json:"pinned,omitempty"`
 }
 
 // Keys of records in the registry. A webhook's carries its tenant.
@@ -80,14 +89,15 @@ func key(tenant, id string) string { return webhookPrefix + tenant + "/" + id }
 // owner is the associated data of a webhook's sealed secret.
 func owner(w *Webhook) string { return w.Tenant + "/" + w.ID }
 
-func encode(w Webhook, secret []byte, keys *Keys) ([]byte, error) {
-	sealed, err := keys.seal(secret, owner(&w))
+// encode makes the value of an entry's record; its revision is where that will stand.
+func encode(e Entry, keys *Keys) ([]byte, error) {
+	sealed, err := keys.seal(e.Secret, owner(&e.Webhook))
 	if err != nil {
 		return nil, err
 	}
-	value, err := json.Marshal(stored{storedVersion, w, sealed})
+	value, err := json.Marshal(stored{storedVersion, e.Webhook, sealed, e.Pinned})
 	if err != nil {
-		return nil, fmt.Errorf("encoding webhook %s: %w", w.ID, err)
+		return nil, fmt.Errorf("encoding webhook %s: %w", e.Webhook.ID, err)
 	}
 	return value, nil
 }
@@ -102,8 +112,8 @@ func decodeEntry(recordKey string, value []byte, revision int64, keys *Keys) (En
 	if err := json.Unmarshal(value, &version); err != nil {
 		return Entry{}, errors.New("the value is not JSON of ours")
 	}
-	if version.Version != storedVersion {
-		return Entry{}, fmt.Errorf("the value has version %d, this build reads %d", version.Version, storedVersion)
+	if v := version.Version; v < oldestReadable || v > storedVersion {
+		return Entry{}, fmt.Errorf("the value has version %d, this build reads %d to %d", v, oldestReadable, storedVersion)
 	}
 	s := stored{Webhook: Default()}
 	d := json.NewDecoder(bytes.NewReader(value))
@@ -118,5 +128,5 @@ func decodeEntry(recordKey string, value []byte, revision int64, keys *Keys) (En
 		return Entry{}, errors.New("the value belongs to another key")
 	}
 	secret, err := keys.open(s.Secret, owner(&s.Webhook))
-	return Entry{s.Webhook, secret, revision}, err
+	return Entry{s.Webhook, secret, revision, s.Pinned}, err
 }

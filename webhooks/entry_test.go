@@ -12,24 +12,24 @@ import (
 func unreadableValues(t *testing.T) map[string][]byte {
 	t.Helper()
 	w := hook("a")
-	foreign, err := encode(w, []byte("secret"), ring(t, testKey(9)))
+	foreign, err := encode(Entry{Webhook: w, Secret: []byte("secret")}, ring(t, testKey(9)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	own := ring(t, testKey(1))
-	good, err := encode(w, []byte("secret"), own)
+	good, err := encode(Entry{Webhook: w, Secret: []byte("secret")}, own)
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := encode(hook("b"), []byte("secret"), own)
+	other, err := encode(Entry{Webhook: hook("b"), Secret: []byte("secret")}, own)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return map[string][]byte{
 		"a key that is not in the ring": foreign,
-		"a newer version":               bytes.Replace(good, []byte(`"version":1`), []byte(`"version":2`), 1),
+		"a newer version":               bytes.Replace(good, []byte(`"version":2`), []byte(`"version":3`), 1),
 		"no version":                    []byte("{}"),
-		"a field of a newer build":      bytes.Replace(good, []byte(`"version":1`), []byte(`"version":1,"colour":1`), 1),
+		"a field of a newer build":      bytes.Replace(good, []byte(`"version":2`), []byte(`"version":2,"colour":1`), 1),
 		"cut short":                     good[:len(good)-1],
 		"followed by more":              append(bytes.Clone(good), "{}"...),
 		"not JSON":                      []byte("\x00\x01"),
@@ -44,13 +44,14 @@ func TestAnEntryThatCannotBeReadIsKeptAsideAndNeverOverwritten(t *testing.T) {
 			log := newMemory()
 			log.put(key(DefaultTenant, "a"), value)
 			var out bytes.Buffer
-			r := startLogging(t, log.open(), ring(t, testKey(1)), slog.NewTextHandler(&out, nil))
+			r := follow(t, log.open(), ring(t, testKey(1)), slog.NewTextHandler(&out, nil))
+			r.lead()
 			if _, err := r.Get(DefaultTenant, "a"); !errors.Is(err, ErrUnreadable) {
 				t.Errorf("Get: %v, want ErrUnreadable", err)
 			}
 			w := hook("a")
 			w.GroupID = "new"
-			if _, err := r.Create(t.Context(), w); !errors.Is(err, ErrUnreadable) {
+			if _, err := r.Create(t.Context(), w, nil); !errors.Is(err, ErrUnreadable) {
 				t.Errorf("Create: %v, want ErrUnreadable", err)
 			}
 			if _, _, err := r.Replace(t.Context(), w, nil); !errors.Is(err, ErrUnreadable) {
@@ -81,7 +82,7 @@ func TestAnUnreadableEntryKeepsItsGroup(t *testing.T) {
 	r := start(t, log.open(), nil)
 	b := hook("b")
 	b.GroupID = hook("a").GroupID
-	if _, err := r.Create(t.Context(), b); !errors.Is(err, ErrGroupInUse) {
+	if _, err := r.Create(t.Context(), b, nil); !errors.Is(err, ErrGroupInUse) {
 		t.Errorf("Create: %v, want ErrGroupInUse", err)
 	}
 }

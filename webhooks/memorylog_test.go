@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 )
 
 // fate is what becomes of one Append.
@@ -15,8 +16,8 @@ const (
 	replyLost       // is written, and fails all the same
 )
 
-// memory is a log that outlives the processes that use it; each opens it anew
-// and fences the one before.
+// memory is a log that outlives the processes that use it; the latest to lead it
+// fences the one before, which finds that out when it writes.
 type memory struct {
 	mu      sync.Mutex
 	records []record
@@ -24,22 +25,24 @@ type memory struct {
 	epoch   int           // of the process that may write
 	next    fate          // of the next Append; written again after it
 	held    bool          // readers see nothing new
+
+	// delay, if there is one, is slept before and after each write, and before
+	// each record that a reader applies.
+	delay func() time.Duration
 }
 
 type record struct {
 	key    string
 	value  []byte
 	offset int64
+	at     time.Time
 }
 
 func newMemory() *memory { return &memory{grown: make(chan struct{})} }
 
 // open is what a process does at its start.
-func (m *memory) open() Log {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.epoch++
-	return &memoryLog{m, m.epoch}
+func (m *memory) open() *memoryLog {
+	return &memoryLog{memory: m, took: make(chan struct{}, 1)}
 }
 
 func (m *memory) decree(f fate) {
@@ -70,7 +73,7 @@ func (m *memory) put(key string, value []byte) int64 {
 
 func (m *memory) add(key string, value []byte) int64 {
 	offset := m.end() + 2 // a transaction's marker takes an offset, too
-	m.records = append(m.records, record{key, value, offset})
+	m.records = append(m.records, record{key, value, offset, time.Now()})
 	m.wake()
 	return offset
 }
@@ -102,9 +105,19 @@ func (m *memory) compact(tombstones bool) {
 	m.records = kept
 }
 
+func (m *memory) pause() {
+	if m.delay != nil {
+		time.Sleep(m.delay())
+	}
+}
+
 type memoryLog struct {
 	*memory
-	mine int // epoch
+	took chan struct{} // filled when Lead has taken over
+
+	// Guarded by memory.mu.
+	mine int           // epoch; 0 while Lead does not run
+	lost chan struct{} // closed when a write has found out that another leads
 }
 
 func (l *memoryLog) Run(ctx context.Context, apply func(string, []byte, int64), caughtUp func()) error {
@@ -120,6 +133,7 @@ func (l *memoryLog) Run(ctx context.Context, apply func(string, []byte, int64), 
 		grown := l.grown
 		l.mu.Unlock()
 		for _, r := range due {
+			l.pause()
 			apply(r.key, r.value, r.offset)
 			next = r.offset + 1
 		}
@@ -134,11 +148,42 @@ func (l *memoryLog) Run(ctx context.Context, apply func(string, []byte, int64), 
 	}
 }
 
+func (l *memoryLog) Lead(ctx context.Context) error {
+	l.mu.Lock()
+	l.epoch++
+	lost := make(chan struct{})
+	l.mine, l.lost = l.epoch, lost
+	l.mu.Unlock()
+	select {
+	case l.took <- struct{}{}:
+	default:
+	}
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.mine = 0
+	}()
+	select {
+	case <-lost:
+		return ErrFenced
+	case <-ctx.Done():
+		return nil
+	}
+}
+
 func (l *memoryLog) Append(_ context.Context, key string, value []byte) (int64, error) {
+	l.pause()
+	defer l.pause()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.mine != l.epoch {
-		return 0, fmt.Errorf("epoch %d: %w", l.mine, ErrFenced)
+	switch l.mine {
+	case l.epoch:
+	case 0:
+		return 0, ErrNotLeader
+	default:
+		l.mine = 0
+		close(l.lost)
+		return 0, fmt.Errorf("%w: %w", ErrNotLeader, ErrFenced)
 	}
 	f := l.next
 	l.next = written

@@ -3,49 +3,57 @@ package webhooks
 import (
 	"context"
 	"errors"
-	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 )
 
-// TestRegistryAgainstAModel makes random changes over a log that loses writes and
-// replies, is compacted, and is taken over by one process after the other. What
-// every process reads has to be what a map, which knows each fate, holds.
+// TestRegistryAgainstAModel makes random changes by processes that take the log
+// over from each other, back and forth, while it loses writes and replies and is
+// compacted. What every process reads has to be what a map, which knows each fate,
+// holds.
 func TestRegistryAgainstAModel(t *testing.T) {
 	keys := ring(t, testKey(1))
 	rapid.Check(t, func(rt *rapid.T) {
-		m := &model{t: t, log: newMemory(), keys: keys, entries: map[string]Entry{}}
-		m.takeOver(rt)
+		m := &model{log: newMemory(), keys: keys, entries: map[string]Entry{}, leader: -1}
+		for range 3 {
+			m.processes = append(m.processes, follow(t, m.log.open(), keys, slog.DiscardHandler))
+		}
 		defer func() {
 			for _, p := range m.processes {
 				p.stop()
 			}
 		}()
+		m.lead(rt)
 		rt.Repeat(map[string]func(*rapid.T){
 			"create":    m.create,
 			"replace":   m.replace,
 			"set state": m.setState,
 			"delete":    m.delete,
+			"confirm":   m.confirm,
 			"fate":      m.decree,
 			"compact":   func(rt *rapid.T) { m.log.compact(rapid.Bool().Draw(rt, "tombstones")) },
-			"take over": m.takeOver,
+			"lead":      m.lead,
+			"resign":    m.resign,
+			"restart":   func(rt *rapid.T) { m.restart(rt, t) },
 			"":          m.check,
 		})
 	})
 }
 
 type model struct {
-	t         *testing.T
 	log       *memory
 	keys      *Keys
-	processes []*process // the last one owns the log
+	processes []*process
 	entries   map[string]Entry
+	leader    int  // index of the process that took the log over last; -1: it has resigned
 	fate      fate // of the next append
-	unsure    bool // the owner does not know what its last append came to
+	unsure    bool // the leader does not know what was written before
 }
 
 var (
@@ -66,35 +74,62 @@ func (m *model) decree(rt *rapid.T) {
 	m.log.decree(m.fate)
 }
 
-// settles tells whether the owner gets to decide: after a change of unknown fate
-// it first writes a marker, which has a fate of its own.
-func (m *model) settles() bool {
-	if !m.unsure {
-		return true
+func (m *model) process(rt *rapid.T) int {
+	return rapid.IntRange(0, len(m.processes)-1).Draw(rt, "process")
+}
+
+// lead lets a process take the log over, maybe anew. The one before is not told.
+func (m *model) lead(rt *rapid.T) {
+	m.leader = m.process(rt)
+	m.processes[m.leader].lead()
+	m.unsure = true
+}
+
+func (m *model) resign(rt *rapid.T) {
+	i := m.process(rt)
+	err := m.processes[i].resign()
+	if i == m.leader {
+		m.leader = -1
+		expect(rt, "Lead of the leader", err, nil)
 	}
+}
+
+// restart replaces a process by one that has to read the log anew.
+func (m *model) restart(rt *rapid.T, t *testing.T) {
+	i := m.process(rt)
+	m.processes[i].stop()
+	m.processes[i] = follow(t, m.log.open(), m.keys, slog.DiscardHandler)
+	if i == m.leader {
+		m.leader = -1
+	}
+}
+
+// play is the registry's part in a change that comes to decided, and to a write if
+// writes: at a process that does not lead it is refused; after anything of unknown
+// fate a marker comes before it; and an answer rests on a write in any case. Each
+// append has its fate.
+func (m *model) play(process int, decided error, writes bool) (isWritten bool, want error) {
+	if process != m.leader {
+		return false, ErrNotLeader
+	}
+	proven := m.unsure
+	if m.unsure && !m.answered() {
+		return false, ErrUnavailable
+	}
+	if writes {
+		isWritten = m.fate != notWritten
+	}
+	if (writes || !proven) && !m.answered() {
+		return isWritten, ErrUnavailable
+	}
+	return isWritten, decided
+}
+
+// answered tells whether the next append is.
+func (m *model) answered() bool {
 	m.unsure = m.fate != written
 	m.fate = written
 	return !m.unsure
-}
-
-// appends tells what becomes of the change's own append.
-func (m *model) appends() (isWritten, isAnswered bool) {
-	f := m.fate
-	m.fate = written
-	m.unsure = f != written
-	return f != notWritten, f == written
-}
-
-// owner is the process that may write.
-func (m *model) owner() *process { return m.processes[len(m.processes)-1] }
-
-func (m *model) takeOver(rt *rapid.T) {
-	if len(m.processes) == 3 {
-		m.processes[0].stop()
-		m.processes = m.processes[1:]
-	}
-	m.processes = append(m.processes, start(m.t, m.log.open(), m.keys))
-	m.unsure = false
 }
 
 // expect compares what a change came to with what it should.
@@ -105,57 +140,45 @@ func expect(rt *rapid.T, what string, got, want error) {
 }
 
 func (m *model) create(rt *rapid.T) {
-	w := drawn(rt)
-	var want error
+	w, i := drawn(rt), m.process(rt)
+	pinned := map[string]Pinned{"orders": {TopicID: strings.Repeat("0f", 16), Partitions: rapid.Int32Range(1, 9).Draw(rt, "partitions")}}
+	var decided error
 	_, exists := m.entries[w.ID]
 	used := slices.ContainsFunc(slices.Collect(maps.Values(m.entries)), func(e Entry) bool { return e.Webhook.GroupID == w.GroupID })
-	isWritten := false
 	switch {
-	case !m.settles():
-		want = ErrUnavailable
 	case exists:
-		want = ErrExists
+		decided = ErrExists
 	case used:
-		want = ErrGroupInUse
-	default:
-		var isAnswered bool
-		if isWritten, isAnswered = m.appends(); !isAnswered {
-			want = ErrUnavailable
-		}
+		decided = ErrGroupInUse
 	}
-	got, err := m.owner().Create(context.Background(), w)
+	isWritten, want := m.play(i, decided, decided == nil)
+	got, err := m.processes[i].Create(context.Background(), w, pinned)
 	expect(rt, "Create", err, want)
-	m.wrote(rt, isWritten, err, w.ID, got, w)
+	m.wrote(rt, isWritten, err, w.ID, got, Entry{Webhook: w, Pinned: pinned})
 }
 
 func (m *model) replace(rt *rapid.T) {
-	w := drawn(rt)
+	w, i := drawn(rt), m.process(rt)
 	old, exists := m.entries[w.ID]
 	var ifMatch *int64
 	if rapid.Bool().Draw(rt, "if-match") {
 		ifMatch = new(old.Revision - rapid.Int64Range(0, 1).Draw(rt, "behind"))
 	}
-	var want error
-	isWritten, same, otherGroup := false, false, false
+	var decided error
+	same, otherGroup := false, false
 	switch {
-	case !m.settles():
-		want = ErrUnavailable
 	case !exists:
-		want = ErrNotFound
+		decided = ErrNotFound
 	case ifMatch != nil && *ifMatch != old.Revision:
-		want = ErrPrecondition
+		decided = ErrPrecondition
 	case old.Webhook.GroupID != w.GroupID:
 		otherGroup = true
 	case old.Webhook.MaxInFlight == w.MaxInFlight:
 		same = true
-	default:
-		var isAnswered bool
-		if isWritten, isAnswered = m.appends(); !isAnswered {
-			want = ErrUnavailable
-		}
 	}
-	got, changed, err := m.owner().Replace(context.Background(), w, ifMatch)
-	if _, invalid := errors.AsType[*ValidationError](err); otherGroup {
+	isWritten, want := m.play(i, decided, decided == nil && !same && !otherGroup)
+	got, changed, err := m.processes[i].Replace(context.Background(), w, ifMatch)
+	if _, invalid := errors.AsType[*ValidationError](err); otherGroup && want == nil {
 		if !invalid {
 			rt.Fatalf("Replace with another group: %v, want a *ValidationError", err)
 		}
@@ -165,63 +188,53 @@ func (m *model) replace(rt *rapid.T) {
 	if want := isWritten && err == nil; changed != want {
 		rt.Fatalf("Replace: changed is %v, want %v", changed, want)
 	}
-	if same && !cmp.Equal(got, old) {
+	if same && err == nil && !cmp.Equal(got, old) {
 		rt.Fatalf("Replace by the same:\n%s", cmp.Diff(old, got))
 	}
 	w.State = old.Webhook.State
-	m.wrote(rt, isWritten, err, w.ID, got, w)
+	m.wrote(rt, isWritten, err, w.ID, got, Entry{Webhook: w, Pinned: old.Pinned})
 }
 
 func (m *model) setState(rt *rapid.T) {
-	id := ids.Draw(rt, "id")
+	id, i := ids.Draw(rt, "id"), m.process(rt)
 	state := rapid.SampledFrom([]State{Active, Paused, Disabled}).Draw(rt, "state")
 	old, exists := m.entries[id]
-	var want error
-	isWritten := false
-	switch {
-	case !m.settles():
-		want = ErrUnavailable
-	case !exists:
-		want = ErrNotFound
-	case old.Webhook.State == state:
-	default:
-		var isAnswered bool
-		if isWritten, isAnswered = m.appends(); !isAnswered {
-			want = ErrUnavailable
-		}
+	var decided error
+	if !exists {
+		decided = ErrNotFound
 	}
-	got, err := m.owner().SetState(context.Background(), DefaultTenant, id, state, nil)
+	isWritten, want := m.play(i, decided, exists && old.Webhook.State != state)
+	got, err := m.processes[i].SetState(context.Background(), DefaultTenant, id, state, nil)
 	expect(rt, "SetState", err, want)
 	w := old.Webhook
 	w.State = state
-	m.wrote(rt, isWritten, err, id, got, w)
+	m.wrote(rt, isWritten, err, id, got, Entry{Webhook: w, Pinned: old.Pinned})
 }
 
 func (m *model) delete(rt *rapid.T) {
-	id := ids.Draw(rt, "id")
+	id, i := ids.Draw(rt, "id"), m.process(rt)
+	var decided error
 	_, exists := m.entries[id]
-	var want error
-	isWritten := false
-	switch {
-	case !m.settles():
-		want = ErrUnavailable
-	case !exists:
-		want = ErrNotFound
-	default:
-		var isAnswered bool
-		if isWritten, isAnswered = m.appends(); !isAnswered {
-			want = ErrUnavailable
-		}
+	if !exists {
+		decided = ErrNotFound
 	}
-	expect(rt, "Delete", m.owner().Delete(context.Background(), DefaultTenant, id), want)
+	isWritten, want := m.play(i, decided, exists)
+	expect(rt, "Delete", m.processes[i].Delete(context.Background(), DefaultTenant, id), want)
 	if isWritten {
 		delete(m.entries, id)
 	}
 }
 
+func (m *model) confirm(rt *rapid.T) {
+	i := m.process(rt)
+	_, want := m.play(i, nil, false)
+	expect(rt, "Confirm", m.processes[i].Confirm(context.Background()), want)
+}
+
 // wrote enters a change that was made. What its answer did not tell, because it
-// was lost, is taken from the log, and only content and state are held against it.
-func (m *model) wrote(rt *rapid.T, isWritten bool, err error, id string, got Entry, want Webhook) {
+// was lost, is taken from the log, and only what the change was about is held
+// against it.
+func (m *model) wrote(rt *rapid.T, isWritten bool, err error, id string, got, want Entry) {
 	if !isWritten {
 		return
 	}
@@ -232,8 +245,8 @@ func (m *model) wrote(rt *rapid.T, isWritten bool, err error, id string, got Ent
 			rt.Fatalf("the last record, of %s: %v", last.key, decodeErr)
 		}
 	}
-	if !sameContent(got.Webhook, want) || got.Webhook.State != want.State {
-		rt.Fatalf("written (-want +got):\n%s", cmp.Diff(want, got.Webhook))
+	if !sameContent(got.Webhook, want.Webhook) || got.Webhook.State != want.Webhook.State || !cmp.Equal(got.Pinned, want.Pinned) {
+		rt.Fatalf("written (-want +got):\n%s", cmp.Diff(want, got))
 	}
 	if old, exists := m.entries[id]; exists {
 		if !cmp.Equal(old.Secret, got.Secret) || !old.Webhook.CreatedAt.Equal(got.Webhook.CreatedAt) || got.Revision <= old.Revision {
@@ -243,25 +256,18 @@ func (m *model) wrote(rt *rapid.T, isWritten bool, err error, id string, got Ent
 	m.entries[id] = got
 }
 
-// check holds what every process reads against the model, and tries that those
-// before the last are fenced.
+// check holds what every process reads against the model.
 func (m *model) check(rt *rapid.T) {
 	want := []Entry{}
 	for _, id := range slices.Sorted(maps.Keys(m.entries)) {
 		want = append(want, m.entries[id])
 	}
 	for i, p := range m.processes {
-		if err := p.await(context.Background(), m.log.end()); err != nil {
+		if err := p.Await(context.Background(), m.log.end()); err != nil {
 			rt.Fatal(err)
 		}
 		if diff := cmp.Diff(want, p.List(DefaultTenant)); diff != "" {
-			rt.Fatalf("process %d of %d reads (-want +got):\n%s", i+1, len(m.processes), diff)
-		}
-		if i == len(m.processes)-1 {
-			continue
-		}
-		if _, err := p.Create(context.Background(), hook(fmt.Sprint("fenced-", i))); !errors.Is(err, ErrFenced) {
-			rt.Fatalf("Create by process %d of %d: %v, want ErrFenced", i+1, len(m.processes), err)
+			rt.Fatalf("process %d reads (-want +got):\n%s", i, diff)
 		}
 	}
 }

@@ -8,8 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
-
-	"golang.org/x/sync/errgroup"
+	"sync/atomic"
 )
 
 // Answers of the registry.
@@ -23,8 +22,12 @@ var (
 	// read yet. A change may or may not have been made; trying again is safe.
 	ErrUnavailable = errors.New("the registry cannot be reached")
 
-	// ErrFenced says that another process has taken the registry over. This one
-	// still reads it, and changes nothing in it any more.
+	// ErrNotLeader says that this process does not lead the registry, or does no
+	// more. Nothing of the change was made; the process that leads can make it.
+	ErrNotLeader = errors.New("this process does not lead the registry")
+
+	// ErrFenced ends a leadership: another process has taken the registry over.
+	// This one still reads it, and may lead it again.
 	ErrFenced = errors.New("another process has taken over the registry")
 
 	// ErrUnreadable says that a webhook is stored in a form this process cannot
@@ -33,25 +36,38 @@ var (
 	ErrUnreadable = errors.New("the stored webhook cannot be read by this process")
 )
 
-// Log is the ordered, compacted log in which the registry lives.
+var errStopped = fmt.Errorf("%w: it is not read any more", ErrUnavailable)
+
+// Log is the ordered, compacted log in which the registry lives. Many processes
+// read it; one of them leads it, and that one alone writes.
 type Log interface {
 	// Run reads the log from its beginning and calls apply for each value in
-	// order, a nil value being a tombstone; caughtUp is called once, when
-	// everything that was written before the start has been applied. Both are
-	// called from one goroutine. Run re-connects by itself; it returns when ctx
-	// ends, or with an error that no retry can heal.
+	// order, a nil value being a tombstone; caughtUp is called once, when its end
+	// has been reached: what another process was answered a moment ago may still
+	// be to come. Both are called from one goroutine. Run re-connects by itself;
+	// it returns when ctx ends, or with an error that no retry can heal.
 	Run(ctx context.Context, apply func(key string, value []byte, offset int64), caughtUp func()) error
+
+	// Lead takes the log over, brings to an end what the leader before has left
+	// open, and serves Append until ctx ends, when it returns nil within seconds.
+	// From the taking over on the leader before writes nothing any more. Errors are
+	// ErrFenced, once somebody else has taken over, and whatever else keeps this
+	// process from leading now. Lead is called after caughtUp, while Run runs, and
+	// again after it has returned.
+	Lead(ctx context.Context) error
 
 	// Append writes one value (nil: a tombstone) in one fenced transaction and
 	// returns its offset. It is called from one goroutine at a time. Errors are
-	// ErrFenced, or ErrUnavailable: then the value may or may not have been
-	// written, but whatever is appended later comes after it.
+	// ErrNotLeader: nothing was written, since Lead does not run or its end has
+	// come; and ErrUnavailable: the value may or may not have been written, but
+	// whatever is appended later, also by the next leader, comes after it.
 	Append(ctx context.Context, key string, value []byte) (offset int64, err error)
 }
 
 // Registry holds every webhook: all of them in memory, for reading, and in a Log,
 // for good. What a reader sees is what was read back from the log, never what
-// someone meant to write. All methods may be called concurrently.
+// someone meant to write. It is changed only where it is led: see Lead. All
+// methods may be called concurrently.
 //
 // A stored record that cannot be read (ErrUnreadable) is logged and kept aside:
 // it is not listed, and nothing but Delete overwrites it.
@@ -60,9 +76,9 @@ type Registry struct {
 	keys   *Keys
 	logger *slog.Logger
 
-	changes chan change   // callers → write
-	ready   chan struct{} // closed by caughtUp
-	done    chan struct{} // closed when Run has returned
+	ready   chan struct{}              // closed by caughtUp
+	done    chan struct{}              // closed when Run has returned
+	leading atomic.Pointer[leadership] // nil while Lead does not run
 
 	mu       sync.RWMutex
 	entries  map[string]Entry      // by record key; immutable once in here
@@ -82,7 +98,6 @@ type unreadable struct {
 func NewRegistry(log Log, keys *Keys, logger *slog.Logger) *Registry {
 	return &Registry{
 		log: log, keys: keys, logger: logger,
-		changes:  make(chan change),
 		ready:    make(chan struct{}),
 		done:     make(chan struct{}),
 		entries:  map[string]Entry{},
@@ -93,20 +108,12 @@ func NewRegistry(log Log, keys *Keys, logger *slog.Logger) *Registry {
 	}
 }
 
-// Run reads the log and makes the changes that are asked for, one after the
-// other, until ctx ends or the log cannot go on. It blocks and is called once.
+// Run reads the log until ctx ends, when it returns nil, or until the log cannot
+// go on. It blocks and is called once.
 func (r *Registry) Run(ctx context.Context) error {
 	defer close(r.done)
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		if err := r.log.Run(ctx, r.apply, r.caughtUp); err != nil && ctx.Err() == nil {
-			return fmt.Errorf("reading the registry: %w", err)
-		}
-		return ctx.Err()
-	})
-	g.Go(func() error { return r.write(ctx) })
-	if err := g.Wait(); !errors.Is(err, context.Canceled) {
-		return err
+	if err := r.log.Run(ctx, r.apply, r.caughtUp); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("reading the registry: %w", err)
 	}
 	return nil
 }
@@ -115,9 +122,11 @@ func (r *Registry) Run(ctx context.Context) error {
 // and everything else answers ErrUnavailable.
 func (r *Registry) Ready() <-chan struct{} { return r.ready }
 
-func (r *Registry) isReady() bool {
+func (r *Registry) isReady() bool { return isClosed(r.ready) }
+
+func isClosed(c <-chan struct{}) bool {
 	select {
-	case <-r.ready:
+	case <-c:
 		return true
 	default:
 		return false
@@ -232,17 +241,28 @@ func (r *Registry) notify() {
 	}
 }
 
-// await blocks until the record at offset has been applied.
-func (r *Registry) await(ctx context.Context, offset int64) error {
+// Revision is that up to which this process has read the registry; -1 at first.
+func (r *Registry) Revision() int64 {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.applied
+}
+
+// Await blocks until this process has read the registry up to a revision, which
+// another process may have been told. Errors are ErrUnavailable, when Run has
+// returned before, and ctx's own.
+func (r *Registry) Await(ctx context.Context, revision int64) error {
 	for {
 		r.mu.RLock()
 		applied, moved := r.applied, r.moved
 		r.mu.RUnlock()
-		if applied >= offset {
+		if applied >= revision {
 			return nil
 		}
 		select {
 		case <-moved:
+		case <-r.done:
+			return errStopped
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -35,6 +36,9 @@ const (
 
 	// telemetryGrace is how long the last spans and metrics may take to be sent.
 	telemetryGrace = 2 * time.Second
+
+	// maxLeadPause is the longest pause between attempts to lead the registry.
+	maxLeadPause = 15 * time.Second
 
 	// maxDeclarePause is the longest pause between attempts to apply a declared webhook.
 	maxDeclarePause = time.Minute
@@ -187,6 +191,10 @@ func (g *gateway) runParts(ctx context.Context, parts *errgroup.Group) error {
 		defer stopManagement()
 		return g.registry.Run(registryCtx)
 	})
+	parts.Go(func() error {
+		g.lead(registryCtx)
+		return nil
+	})
 	parts.Go(func() error { return g.management.serve(managementCtx) })
 	parts.Go(func() error {
 		g.declare(ctx)
@@ -215,6 +223,18 @@ func (g *gateway) abandon(ctx context.Context) {
 	if g.telemetry != nil {
 		g.telemetry.Shutdown(ctx)
 	}
+}
+
+// lead leads the registry until ctx ends or another process takes it over.
+func (g *gateway) lead(ctx context.Context) {
+	retry(ctx, maxLeadPause, g.logger, "leading the registry", func() error {
+		err := g.registry.Lead(ctx)
+		if errors.Is(err, webhooks.ErrFenced) {
+			g.logger.Error("another process has taken over the registry: this one changes nothing in it any more", "error", err)
+			return nil
+		}
+		return err
+	}) // an error means that ctx ended
 }
 
 // declare applies the webhooks of the configuration file, each until it succeeds: a

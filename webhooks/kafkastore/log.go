@@ -1,7 +1,7 @@
 // Package kafkastore keeps the webhook registry in a compacted Kafka topic of
-// one partition. One producer writes it, in transactions whose id is the same
-// for every process on the registry, so that the latest process to start fences
-// the writers of the ones before.
+// one partition. Every process reads it; one leads it and writes, with a producer
+// whose transactional.id is the same for all processes on the registry, so that
+// the latest to lead fences the ones before.
 package kafkastore
 
 import (
@@ -9,11 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
+	"sync/atomic"
 	"time"
-
-	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/kpush/kpush/internal/kafkaconf"
 	"github.com/kpush/kpush/webhooks"
@@ -42,9 +39,8 @@ type Config struct {
 
 // Log is the registry's log; it implements webhooks.Log.
 type Log struct {
-	cfg     Config
-	appends chan appendRequest // Append → writer
-	done    chan struct{}      // closed when Run has returned
+	cfg    Config
+	writer atomic.Pointer[writer] // nil while Lead does not run
 
 	step time.Duration // stepTimeout; less in tests
 }
@@ -62,31 +58,18 @@ func New(cfg Config) (*Log, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Log{cfg: cfg, appends: make(chan appendRequest), done: make(chan struct{}), step: stepTimeout}, nil
+	return &Log{cfg: cfg, step: stepTimeout}, nil
 }
 
-// Run implements webhooks.Log. It is called once. The writer comes first: a
-// commit is answered before its markers are in the topic, so what an earlier
-// process has promised may not be there to read before taking over has settled
-// it. Errors wrap ErrUnsuitable, or say that the topic was lost while it was read.
+// Run implements webhooks.Log. It makes the topic if it is missing, and writes
+// nothing. It is called once. Errors wrap ErrUnsuitable, or say that the topic was
+// lost while it was read.
 func (l *Log) Run(ctx context.Context, apply func(key string, value []byte, offset int64), caughtUp func()) error {
-	defer close(l.done)
 	if err := l.persist(ctx, "preparing the registry's topic", l.prepareTopic, sleep); err != nil {
 		return err
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	w := &writer{Log: l, tookOver: make(chan struct{})}
-	g.Go(func() error { return w.run(ctx) })
-	g.Go(func() error {
-		select {
-		case <-w.tookOver:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		r := reader{Log: l, apply: apply, caughtUp: caughtUp}
-		return l.persist(ctx, "reading the registry", r.run, sleep)
-	})
-	return g.Wait()
+	r := reader{Log: l, apply: apply, caughtUp: caughtUp}
+	return l.persist(ctx, "reading the registry", r.run, sleep)
 }
 
 // fatal marks an error that no retry heals.
@@ -142,28 +125,8 @@ func sleep(ctx context.Context, d time.Duration, _ error) error {
 	}
 }
 
-// newProducer makes a producer whose logs and events are read. end closes it.
-func (l *Log) newProducer(ctx context.Context, conf kafka.ConfigMap) (producer *kafka.Producer, end func(), err error) {
-	producer, err = kafka.NewProducer(&conf)
-	if err != nil {
-		return nil, nil, fatal{fmt.Errorf("making a producer: %w", err)}
-	}
-	var followers sync.WaitGroup
-	followers.Go(func() { l.cfg.Kafka.Logs(context.WithoutCancel(ctx), producer.Logs()) })
-	followers.Go(func() {
-		for range producer.Events() { // errors, which are logged too; unread they would fill its buffer
-		}
-	})
-	return producer, func() {
-		l.closeClient(producer.String(), func() {
-			producer.Close()
-			followers.Wait()
-		})
-	}, nil
-}
-
 // closeTimeout bounds the closing of a client; one that hangs is left behind.
-const closeTimeout = 5 * time.Second
+const closeTimeout = 3 * time.Second
 
 // closeClient closes a client of the Kafka library in bounded time.
 func (l *Log) closeClient(what string, end func()) {

@@ -12,12 +12,14 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
 	"github.com/google/go-cmp/cmp"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/kpush/kpush/internal/kafkaconf"
 	"github.com/kpush/kpush/internal/kafkanode"
@@ -69,8 +71,9 @@ func newLog(t *testing.T, address, topic string, logger *slog.Logger) *Log {
 type running struct {
 	*Log
 	caughtUp chan struct{}
+	resign   func() error // ends the latest Lead and waits
 	wait     func() error // for the end of Run; returns its error
-	stop     func() error // ends Run and waits
+	stop     func() error // ends Lead and Run, and waits
 
 	mu     sync.Mutex
 	values map[string]string
@@ -96,7 +99,7 @@ func (r *running) snapshot() map[string]string {
 func run(t *testing.T, l *Log) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &running{Log: l, caughtUp: make(chan struct{}), values: map[string]string{}}
+	r := &running{Log: l, caughtUp: make(chan struct{}), values: map[string]string{}, resign: func() error { return nil }}
 	ended := make(chan error, 1)
 	go func() {
 		ended <- l.Run(ctx, func(key string, value []byte, _ int64) {
@@ -111,6 +114,7 @@ func run(t *testing.T, l *Log) *running {
 	}()
 	r.wait = sync.OnceValue(func() error { return <-ended })
 	r.stop = func() error {
+		r.resign()
 		cancel()
 		return r.wait()
 	}
@@ -125,6 +129,37 @@ func (r *running) awaitCaughtUp(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("the log was not read to its end")
 	}
+}
+
+// lead waits until the log has been read and leads it.
+func (r *running) lead(t *testing.T) {
+	t.Helper()
+	r.resign()
+	r.awaitCaughtUp(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- r.Lead(ctx) }()
+	eventually(t, "appends are taken", func() bool { return r.writer.Load() != nil })
+	r.resign = sync.OnceValue(func() error {
+		cancel()
+		return <-ended
+	})
+}
+
+// follow is run, until the log has been read.
+func follow(t *testing.T, l *Log) *running {
+	t.Helper()
+	r := run(t, l)
+	r.awaitCaughtUp(t)
+	return r
+}
+
+// lead is run, by a log that leads.
+func lead(t *testing.T, l *Log) *running {
+	t.Helper()
+	r := run(t, l)
+	r.lead(t)
+	return r
 }
 
 func (r *running) append(t *testing.T, key, value string) int64 {
@@ -156,9 +191,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 func TestWhatIsAppendedIsReadBackAndSurvivesReopening(t *testing.T) {
 	t.Parallel()
 	onEachBroker(t, func(t *testing.T, address, topic string) {
-		first := run(t, newLog(t, address, topic, nil))
-		first.awaitCaughtUp(t)
-
+		first := lead(t, newLog(t, address, topic, nil))
 		last := int64(-1)
 		for i := range 5 {
 			offset := first.append(t, fmt.Sprint("k", i%3), fmt.Sprint("v", i))
@@ -176,18 +209,15 @@ func TestWhatIsAppendedIsReadBackAndSurvivesReopening(t *testing.T) {
 			t.Errorf("Run ended with %v, want context.Canceled", err)
 		}
 
-		second := run(t, newLog(t, address, topic, nil))
-		second.awaitCaughtUp(t)
-		if diff := cmp.Diff(want, second.snapshot()); diff != "" {
-			t.Errorf("once caught up after reopening (-want +got):\n%s", diff)
-		}
+		second := follow(t, newLog(t, address, topic, nil))
+		eventually(t, "all is read after reopening", func() bool { return cmp.Equal(second.snapshot(), want) })
 	})
 }
 
 func TestTheTopicIsMadeCompacted(t *testing.T) {
 	t.Parallel()
 	onEachBroker(t, func(t *testing.T, address, topic string) {
-		run(t, newLog(t, address, topic, nil)).awaitCaughtUp(t)
+		follow(t, newLog(t, address, topic, nil))
 
 		admin := newAdmin(t, address)
 		policy := describe(t, admin, topic)
@@ -245,38 +275,105 @@ func TestATopicThatWouldLoseWebhooksIsRefused(t *testing.T) {
 	}
 }
 
-func TestASecondWriterFencesTheFirstWhichStillReads(t *testing.T) {
+func TestTheLatestToLeadFencesTheOneBeforeForthAndBack(t *testing.T) {
 	t.Parallel()
 	onEachBroker(t, func(t *testing.T, address, topic string) {
-		first := run(t, newLog(t, address, topic, nil))
-		first.awaitCaughtUp(t)
-		first.append(t, "a", "1")
-
-		second := run(t, newLog(t, address, topic, nil))
-		second.awaitCaughtUp(t)
-		if v, _ := second.get("a"); v != "1" {
-			t.Errorf("the second reads a = %q, want 1", v)
-		}
-
-		for range 2 { // it stays fenced
-			if _, err := first.Append(t.Context(), "a", []byte("2")); !errors.Is(err, webhooks.ErrFenced) {
-				t.Fatalf("Append by the first: %v, want ErrFenced", err)
+		logs := []*running{follow(t, newLog(t, address, topic, nil)), follow(t, newLog(t, address, topic, nil))}
+		refused := func(r *running) {
+			t.Helper()
+			if _, err := r.Append(t.Context(), "a", []byte("fenced")); !errors.Is(err, webhooks.ErrNotLeader) {
+				t.Fatalf("Append by the one before: %v, want ErrNotLeader", err)
 			}
 		}
-		second.append(t, "a", "3")
-		eventually(t, "both read a = 3", func() bool {
-			v1, _ := first.get("a")
-			v2, _ := second.get("a")
-			return v1 == "3" && v2 == "3"
-		})
+		for turn := range 4 {
+			leader, before := logs[turn%2], logs[(turn+1)%2]
+			leader.lead(t)
+			value := fmt.Sprint(turn)
+			leader.append(t, "a", value)
+			for range 2 { // it is told so by the broker first, and then knows
+				refused(before)
+			}
+			if err := before.resign(); turn > 0 && !errors.Is(err, webhooks.ErrFenced) {
+				t.Errorf("Lead of the one before ended with %v, want ErrFenced", err)
+			}
+			for _, r := range logs {
+				eventually(t, "both read a = "+value, func() bool { v, _ := r.get("a"); return v == value })
+			}
+		}
 	})
+}
+
+func TestALeadershipThatIsHandedOverIsNotFenced(t *testing.T) {
+	t.Parallel()
+	onEachBroker(t, func(t *testing.T, address, topic string) {
+		logs := []*running{follow(t, newLog(t, address, topic, nil)), follow(t, newLog(t, address, topic, nil))}
+		last := int64(-1)
+		for turn := range 4 {
+			leader := logs[turn%2]
+			leader.lead(t)
+			if offset := leader.append(t, "a", fmt.Sprint(turn)); offset <= last {
+				t.Errorf("turn %d wrote to offset %d, want above %d", turn, offset, last)
+			} else {
+				last = offset
+			}
+			if err := leader.resign(); err != nil {
+				t.Errorf("Lead ended with %v, want nil", err)
+			}
+			if _, err := leader.Append(t.Context(), "a", nil); !errors.Is(err, webhooks.ErrNotLeader) {
+				t.Errorf("Append after Lead has ended: %v, want ErrNotLeader", err)
+			}
+		}
+	})
+}
+
+func TestManyProcessesThatStartAtOnceMakeOneTopic(t *testing.T) {
+	t.Parallel()
+	onEachBroker(t, func(t *testing.T, address, topic string) {
+		var out lockedBuffer
+		var logs []*running
+		for range 4 {
+			logs = append(logs, run(t, newLog(t, address, topic, slog.New(slog.NewTextHandler(&out, nil)))))
+		}
+		for _, r := range logs {
+			r.awaitCaughtUp(t)
+		}
+		if n := strings.Count(out.String(), "created the registry's topic"); n != 1 {
+			t.Errorf("%d say that they have made the topic, want 1: %s", n, out.String())
+		}
+	})
+}
+
+func TestAFollowerWritesNothing(t *testing.T) {
+	t.Parallel()
+	cluster := startBroker(t)
+	var writes atomic.Int32
+	for _, request := range []kmsg.Key{kmsg.Produce, kmsg.InitProducerID, kmsg.AddPartitionsToTxn, kmsg.EndTxn} {
+		cluster.ControlKey(int16(request), func(request kmsg.Request) (kmsg.Response, error, bool) {
+			cluster.KeepControl()
+			if init, ok := request.(*kmsg.InitProducerIDRequest); !ok || init.TransactionalID != nil {
+				writes.Add(1)
+			}
+			return nil, nil, false
+		})
+	}
+	l := follow(t, newLog(t, cluster.ListenAddrs()[0], "", nil))
+	if _, err := l.Append(t.Context(), "a", nil); !errors.Is(err, webhooks.ErrNotLeader) {
+		t.Errorf("Append: %v, want ErrNotLeader", err)
+	}
+	if n := writes.Load(); n != 0 {
+		t.Errorf("it made %d requests to write, want none", n)
+	}
+	l.lead(t)
+	l.append(t, "a", "1")
+	if n := writes.Load(); n == 0 {
+		t.Error("a leader's requests were not seen")
+	}
 }
 
 func TestATransactionLeftOpenDoesNotHideWhatFollows(t *testing.T) {
 	t.Parallel()
 	onEachBroker(t, func(t *testing.T, address, topic string) {
-		first := run(t, newLog(t, address, topic, nil))
-		first.awaitCaughtUp(t)
+		first := lead(t, newLog(t, address, topic, nil))
 		first.append(t, "a", "1")
 		first.stop()
 
@@ -294,8 +391,9 @@ func TestATransactionLeftOpenDoesNotHideWhatFollows(t *testing.T) {
 		}
 		<-report
 
-		second := run(t, newLog(t, address, topic, nil))
-		second.awaitCaughtUp(t)
+		second := lead(t, newLog(t, address, topic, nil))
+		second.append(t, "b", "1")
+		eventually(t, "b = 1 is read", func() bool { v, _ := second.get("b"); return v == "1" })
 		if v, _ := second.get("a"); v != "1" {
 			t.Errorf("a = %q, want 1: the open transaction is to be aborted", v)
 		}
@@ -316,30 +414,20 @@ func TestABrokerThatComesLateIsFound(t *testing.T) {
 	var out lockedBuffer
 	l := run(t, newLog(t, address, "", slog.New(slog.NewTextHandler(&out, nil))))
 	eventually(t, "the failure is logged", func() bool { return strings.Contains(out.String(), "tried again") })
-	if _, err := l.Append(contextFor(t, 50*time.Millisecond), "a", nil); !errors.Is(err, webhooks.ErrUnavailable) {
-		t.Errorf("Append while there is no broker: %v, want ErrUnavailable", err)
-	}
 
 	startBroker(t, kfake.ListenFn(func(string, string) (net.Listener, error) { return net.Listen("tcp", address) }))
-	l.awaitCaughtUp(t)
+	l.lead(t)
 	l.append(t, "a", "1")
 	eventually(t, "a = 1 is read", func() bool { v, _ := l.get("a"); return v == "1" })
 }
 
-func contextFor(t *testing.T, d time.Duration) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 func TestAppendAfterStopIsRefused(t *testing.T) {
 	t.Parallel()
-	l := run(t, newLog(t, startBroker(t).ListenAddrs()[0], "", nil))
-	l.awaitCaughtUp(t)
+	l := lead(t, newLog(t, startBroker(t).ListenAddrs()[0], "", nil))
+	l.append(t, "a", "1")
 	l.stop()
-	if _, err := l.Append(t.Context(), "a", nil); !errors.Is(err, webhooks.ErrUnavailable) {
-		t.Errorf("Append after Run has ended: %v, want ErrUnavailable", err)
+	if _, err := l.Append(t.Context(), "a", nil); !errors.Is(err, webhooks.ErrNotLeader) {
+		t.Errorf("Append after all has ended: %v, want ErrNotLeader", err)
 	}
 }
 
@@ -358,15 +446,15 @@ func TestARegistryOnKafkaKeepsItsSecretsSealed(t *testing.T) {
 		}
 
 		registry, stop := runRegistry(t, newLog(t, address, topic, nil), keys)
-		created, err := registry.Create(t.Context(), w)
+		created, err := registry.Create(t.Context(), w, map[string]webhooks.Pinned{"orders": {Partitions: 3}})
 		if err != nil {
 			t.Fatalf("Create: %v", err)
 		}
 		stop()
 
 		var stored []byte
-		raw := run(t, newLog(t, address, topic, nil))
-		raw.awaitCaughtUp(t)
+		raw := follow(t, newLog(t, address, topic, nil))
+		eventually(t, "the webhook is read", func() bool { _, ok := raw.get("webhook/default/orders"); return ok })
 		for k, v := range raw.snapshot() {
 			stored = append(append(stored, k...), v...)
 		}
@@ -384,6 +472,9 @@ func TestARegistryOnKafkaKeepsItsSecretsSealed(t *testing.T) {
 
 		again, stop := runRegistry(t, newLog(t, address, topic, nil), keys)
 		defer stop()
+		if err := again.Await(t.Context(), created.Revision); err != nil {
+			t.Fatalf("Await: %v", err)
+		}
 		got, err := again.Get("default", "orders")
 		if err != nil {
 			t.Fatalf("Get after a restart: %v", err)
@@ -398,15 +489,20 @@ func runRegistry(t *testing.T, l *Log, keys *webhooks.Keys) (*webhooks.Registry,
 	t.Helper()
 	registry := webhooks.NewRegistry(l, keys, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
+	ended, led := make(chan error, 1), make(chan error, 1)
 	go func() { ended <- registry.Run(ctx) }()
+	go func() { led <- registry.Lead(ctx) }()
 	select {
 	case <-registry.Ready():
 	case <-time.After(patience):
 		t.Fatal("the registry did not become ready")
 	}
+	eventually(t, "the registry leads", func() bool { return registry.Confirm(t.Context()) == nil })
 	return registry, func() {
 		cancel()
+		if err := <-led; err != nil {
+			t.Errorf("Lead: %v", err)
+		}
 		if err := <-ended; err != nil {
 			t.Errorf("Run: %v", err)
 		}

@@ -15,44 +15,56 @@ const (
 	compact       = "compact"
 )
 
-// prepareTopic makes the topic, or checks the one that is there: with more
-// partitions there is no one order, and without compaction, or with deletion
-// beside it, webhooks vanish with time. It is never left to the broker's
-// automatic creation, which makes topics that delete.
+// prepareTopic makes the topic, or checks the one that is there. It is never left
+// to the broker's automatic creation, which makes topics that delete.
 func (l *Log) prepareTopic(ctx context.Context) error {
 	// Through a producer, since an admin client of its own has no log to say why it
 	// does not get through.
-	producer, end, err := l.newProducer(ctx, l.cfg.Kafka.Producer())
+	producer, err := l.newProducer(ctx, l.cfg.Kafka.Producer())
 	if err != nil {
 		return err
 	}
-	defer end()
-	admin, err := kafka.NewAdminClientFromProducer(producer)
+	defer producer.close()
+	admin, err := kafka.NewAdminClientFromProducer(producer.Producer)
 	if err != nil {
 		return fmt.Errorf("making an admin client: %w", err)
 	}
 	defer admin.Close()
 
+	exists, err := l.checkTopic(ctx, admin)
+	if err != nil || exists {
+		return err
+	}
+	made, err := l.createTopic(ctx, admin)
+	if err != nil || made {
+		return err
+	}
+	// Another process was faster. What it has made is checked like any other.
+	if exists, err = l.checkTopic(ctx, admin); err == nil && !exists {
+		err = errors.New("the topic was made by another process and is not known to the broker yet")
+	}
+	return err
+}
+
+// checkTopic refuses a topic that cannot be a registry: with more partitions there
+// is no one order, and without compaction, or with deletion beside it, webhooks
+// vanish with time.
+func (l *Log) checkTopic(ctx context.Context, admin *kafka.AdminClient) (exists bool, err error) {
 	partitions, exists, err := l.partitions(ctx, admin)
 	switch {
-	case err != nil:
-		return err
-	case !exists:
-		return l.createTopic(ctx, admin)
+	case err != nil || !exists:
+		return false, err
 	case partitions != 1:
-		return fatal{fmt.Errorf("%w: %s has %d partitions and needs exactly one: name another topic in registry.topic",
+		return true, fatal{fmt.Errorf("%w: %s has %d partitions and needs exactly one: name another topic in registry.topic",
 			ErrUnsuitable, l.cfg.Topic, partitions)}
 	}
 	policy, err := l.policy(ctx, admin)
-	if err != nil {
-		return err
-	}
-	if policy != compact {
-		return fatal{fmt.Errorf("%w: %s has %s=%s, by which webhooks would be lost; correct it with "+
+	if err == nil && policy != compact {
+		err = fatal{fmt.Errorf("%w: %s has %s=%s, by which webhooks would be lost; correct it with "+
 			"kafka-configs.sh --alter --entity-type topics --entity-name %s --add-config %s=%s, or name another topic in registry.topic",
 			ErrUnsuitable, l.cfg.Topic, cleanupPolicy, policy, l.cfg.Topic, cleanupPolicy, compact)}
 	}
-	return nil
+	return true, err
 }
 
 func (l *Log) partitions(ctx context.Context, admin *kafka.AdminClient) (count int, exists bool, err error) {
@@ -74,7 +86,8 @@ func (l *Log) partitions(ctx context.Context, admin *kafka.AdminClient) (count i
 	}
 }
 
-func (l *Log) createTopic(ctx context.Context, admin *kafka.AdminClient) error {
+// createTopic tells whether it was this process that made the topic.
+func (l *Log) createTopic(ctx context.Context, admin *kafka.AdminClient) (made bool, err error) {
 	results, err := admin.CreateTopics(ctx, []kafka.TopicSpecification{{
 		Topic:             l.cfg.Topic,
 		NumPartitions:     1,
@@ -82,15 +95,19 @@ func (l *Log) createTopic(ctx context.Context, admin *kafka.AdminClient) error {
 		Config:            map[string]string{cleanupPolicy: compact},
 	}}, kafka.SetAdminRequestTimeout(adminTimeout), kafka.SetAdminOperationTimeout(adminTimeout))
 	if err != nil {
-		return fmt.Errorf("creating the topic: %w", err)
+		return false, fmt.Errorf("creating the topic: %w", err)
 	}
 	for _, r := range results {
-		if r.Error.Code() != kafka.ErrNoError { // also when it exists by now: then it is checked next time
-			return fmt.Errorf("creating the topic: %w", r.Error)
+		switch r.Error.Code() {
+		case kafka.ErrNoError:
+		case kafka.ErrTopicAlreadyExists:
+			return false, nil
+		default:
+			return false, fmt.Errorf("creating the topic: %w", r.Error)
 		}
 	}
 	l.cfg.Logger.Info("created the registry's topic", "topic", l.cfg.Topic)
-	return nil
+	return true, nil
 }
 
 func (l *Log) policy(ctx context.Context, admin *kafka.AdminClient) (string, error) {

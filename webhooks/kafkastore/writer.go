@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
-	"sync"
 	"time"
 
 	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
@@ -15,7 +13,6 @@ import (
 
 // appendRequest is one call of Append.
 type appendRequest struct {
-	ctx   context.Context
 	key   string
 	value []byte
 	reply chan<- appendResult // has room for one
@@ -28,114 +25,92 @@ type appendResult struct {
 
 // Append implements webhooks.Log.
 func (l *Log) Append(ctx context.Context, key string, value []byte) (int64, error) {
+	w := l.writer.Load()
+	if w == nil {
+		return 0, webhooks.ErrNotLeader
+	}
 	reply := make(chan appendResult, 1)
 	select {
-	case l.appends <- appendRequest{ctx, key, value, reply}:
-	case <-l.done:
-		return 0, fmt.Errorf("%w: stopped", webhooks.ErrUnavailable)
+	case w.appends <- appendRequest{key, value, reply}:
+	case <-w.over:
+		return 0, webhooks.ErrNotLeader
 	case <-ctx.Done():
-		return 0, fmt.Errorf("%w: %w", webhooks.ErrUnavailable, ctx.Err())
+		return 0, unavailable(ctx.Err())
 	}
 	select {
 	case r := <-reply:
 		return r.offset, r.err
-	case <-l.done:
-		return 0, fmt.Errorf("%w: stopped", webhooks.ErrUnavailable)
 	case <-ctx.Done():
-		return 0, fmt.Errorf("%w: %w", webhooks.ErrUnavailable, ctx.Err())
+		return 0, unavailable(ctx.Err())
 	}
 }
 
-// stepTimeout bounds one blocking call on the producer, which the end of a
-// context does not cut short. A call that runs out of it is repeated.
-const stepTimeout = 10 * time.Second
+func unavailable(err error) error { return fmt.Errorf("%w: %w", webhooks.ErrUnavailable, err) }
 
-// writer owns the producer. One goroutine runs it.
+const (
+	// stepTimeout bounds one step of a transaction at the broker. A step that runs
+	// out of it is repeated.
+	stepTimeout = 10 * time.Second
+
+	// lastAppend is how long the append that is under way when a leadership ends
+	// may still take.
+	lastAppend = time.Second
+)
+
+// writer is one leadership: a producer and what is asked of it. Lead's goroutine
+// owns it.
 //
-// It keeps its producer for as long as it can: a transaction of open fate is
-// brought to its end, however long the broker is away, before the next begins.
-// A new producer would take the registry over anew, from a process, maybe, that
-// was started because this one seemed dead.
+// It never gets another producer: a transaction of open fate is brought to its
+// end, however long the broker is away, before the next begins. A new producer
+// takes the registry over anew, and who leads is not for the writer to decide.
 type writer struct {
 	*Log
-	tookOver chan struct{} // closed once the first producer stands
-	once     sync.Once     // closes it
+	producer *producer
+	appends  chan appendRequest // Append → writer
+	over     chan struct{}      // closed when no append is served any more
 
-	producer *kafka.Producer
-	finish   func(context.Context) error // ends a transaction of open fate; nil if there is none
+	finish func(context.Context) error // ends a transaction of open fate; nil if there is none
 }
 
-// run serves appends until ctx ends.
-func (w *writer) run(ctx context.Context) error {
-	err := w.persist(ctx, "writing to the registry", w.write, w.refuse)
-	if !errors.Is(err, webhooks.ErrFenced) {
-		return err
-	}
-	w.cfg.Logger.Error("another process has taken over the registry: this one changes nothing in it any more, until it is restarted",
-		"topic", w.cfg.Topic, "error", err)
-	const forEver = math.MaxInt64
-	return w.refuse(ctx, forEver, err)
-}
-
-// refuse answers appends with the reason why there are none now, until ctx ends
-// or the time is over.
-func (w *writer) refuse(ctx context.Context, d time.Duration, reason error) error {
-	over := time.NewTimer(d)
-	defer over.Stop()
-	for {
-		select {
-		case a := <-w.appends:
-			a.reply <- appendResult{0, refusal(reason)}
-		case <-over.C:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// refusal makes ErrUnavailable of an error unless it is ErrFenced.
-func refusal(err error) error {
-	if errors.Is(err, webhooks.ErrFenced) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", webhooks.ErrUnavailable, err)
-}
-
-// write makes a producer, takes over and serves appends, until ctx ends or the
-// producer is of no more use.
-func (w *writer) write(ctx context.Context) error {
-	producer, end, err := w.newProducer(ctx, w.cfg.Kafka.TransactionalProducer(w.cfg.Topic))
+// Lead implements webhooks.Log. InitTransactions fences the leader before and ends
+// what it has left open: a commit that was answered before its markers were in the
+// topic is carried out, any other transaction is aborted. When ctx ends while the
+// broker is away, what is open here is left to the next leader in the same way.
+func (l *Log) Lead(ctx context.Context) error {
+	p, err := l.newProducer(ctx, l.cfg.Kafka.TransactionalProducer(l.cfg.Topic))
 	if err != nil {
 		return err
 	}
-	defer end()
-	w.producer, w.finish = producer, producer.InitTransactions
-	err = w.settle(ctx)
-	if err == nil {
-		w.once.Do(func() { close(w.tookOver) })
+	defer p.close()
+	w := &writer{Log: l, producer: p, appends: make(chan appendRequest), over: make(chan struct{}), finish: p.InitTransactions}
+	l.writer.Store(w)
+	defer close(w.over)
+	defer l.writer.Store(nil)
+	if err = w.settle(ctx); err == nil {
+		l.cfg.Logger.Info("this process leads the registry", "topic", l.cfg.Topic)
 		err = w.serve(ctx)
 	}
-	if errors.Is(err, webhooks.ErrFenced) {
-		return fatal{err}
+	if ctx.Err() != nil {
+		return nil
 	}
 	return err
 }
 
 // serve returns ctx's error, or why the producer is of no more use.
 func (w *writer) serve(ctx context.Context) error {
+	working, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(lastAppend, cut) })()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case a := <-w.appends:
-			offset, err := w.transact(a)
+			offset, err := w.transact(working, a)
+			a.reply <- appendResult{offset, err}
 			if err == nil {
-				a.reply <- appendResult{offset, nil}
 				continue
 			}
-			err = w.judge(err)
-			a.reply <- appendResult{0, refusal(err)}
 			w.cfg.Logger.Warn("a write to the registry failed", "topic", w.cfg.Topic, "key", a.key, "error", err)
 			if err := w.settle(ctx); err != nil {
 				return err
@@ -144,14 +119,29 @@ func (w *writer) serve(ctx context.Context) error {
 	}
 }
 
-// transact writes one record in a transaction of its own. After an error that
-// leaves the transaction open, w.finish is set.
-func (w *writer) transact(a appendRequest) (offset int64, err error) {
-	ctx, cancel := context.WithTimeout(a.ctx, w.step)
-	defer cancel()
-	if err := ctx.Err(); err != nil {
-		return 0, err
+// transact writes one record in a transaction of its own. Errors are those of
+// Append; then w.finish is set where the transaction is still open.
+func (w *writer) transact(ctx context.Context, a appendRequest) (offset int64, err error) {
+	offset, err = w.produce(ctx, a)
+	if err != nil {
+		err = w.judge(err)
+		if errors.Is(err, webhooks.ErrFenced) || ctx.Err() != nil {
+			return 0, fmt.Errorf("%w: %w", webhooks.ErrNotLeader, err) // nobody will commit it
+		}
+		return 0, unavailable(err)
 	}
+	// Once a commit has been asked for it may have been made, also by one that is
+	// fenced: its successor carries out what it finds decided.
+	w.finish = w.producer.CommitTransaction
+	if err := w.producer.call(ctx, w.step, w.finish); err != nil {
+		return 0, unavailable(fmt.Errorf("committing: %w", w.judge(err)))
+	}
+	w.finish = nil
+	return offset, nil
+}
+
+// produce begins a transaction with one record.
+func (w *writer) produce(ctx context.Context, a appendRequest) (offset int64, err error) {
 	if err := w.producer.BeginTransaction(); err != nil {
 		return 0, fmt.Errorf("beginning a transaction: %w", err)
 	}
@@ -165,6 +155,8 @@ func (w *writer) transact(a appendRequest) (offset int64, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("producing: %w", err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, w.step)
+	defer cancel()
 	select {
 	case e := <-report:
 		m, ok := e.(*kafka.Message)
@@ -174,16 +166,10 @@ func (w *writer) transact(a appendRequest) (offset int64, err error) {
 		if err := m.TopicPartition.Error; err != nil {
 			return 0, fmt.Errorf("producing: %w", err)
 		}
-		offset = int64(m.TopicPartition.Offset)
+		return int64(m.TopicPartition.Offset), nil
 	case <-ctx.Done():
 		return 0, fmt.Errorf("producing: %w", ctx.Err())
 	}
-	if err := w.producer.CommitTransaction(ctx); err != nil {
-		w.finish = w.producer.CommitTransaction
-		return 0, fmt.Errorf("committing: %w", err)
-	}
-	w.finish = nil
-	return offset, nil
 }
 
 // settle brings to an end what is open on the producer, refusing appends between
@@ -196,12 +182,10 @@ func (w *writer) settle(ctx context.Context) error {
 }
 
 func (w *writer) tryFinish(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, w.step)
-	defer cancel()
-	err := w.finish(ctx)
+	err := w.producer.call(ctx, w.step, w.finish)
 	if k, ok := errors.AsType[kafka.Error](err); ok && k.TxnRequiresAbort() {
 		w.finish = w.producer.AbortTransaction
-		err = w.finish(ctx)
+		err = w.producer.call(ctx, w.step, w.finish)
 	}
 	if err == nil {
 		w.finish = nil
@@ -213,9 +197,27 @@ func (w *writer) tryFinish(ctx context.Context) error {
 	return fatal{w.judge(err)}
 }
 
+// refuse answers appends with the reason why there are none now, until ctx ends
+// or the time is over.
+func (w *writer) refuse(ctx context.Context, d time.Duration, reason error) error {
+	over := time.NewTimer(d)
+	defer over.Stop()
+	for {
+		select {
+		case a := <-w.appends:
+			a.reply <- appendResult{0, unavailable(reason)}
+		case <-over.C:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // judge makes ErrFenced of an error by which the broker says that the producer
 // has a successor. It says the same of a producer whose transaction it has timed
-// out, which takes an absence of ten minutes in the midst of a write.
+// out, which takes an absence of ten minutes in the midst of a write: such a
+// process, too, leads again by leading anew.
 func (w *writer) judge(err error) error {
 	for _, e := range []error{err, w.producer.GetFatalError()} {
 		k, ok := errors.AsType[kafka.Error](e)
