@@ -177,10 +177,11 @@ func TestTheControlGroupIsAlwaysClassicAndItsAssignorLeavesTheLeader(t *testing.
 	c := Config{GroupProtocol: ConsumerKIP848, ClientID: "kpush-7|http://h:1", Properties: map[string]string{
 		"group.remote.assignor": "uniform", "security.protocol": "plaintext", "linger.ms": "1",
 		"heartbeat.interval.ms": "15000", // beside the usual session of 45 s
+		"topic.blacklist":       "^__",
 	}}
 	want(t, c.Control("r.control"), kafka.ConfigMap{
 		"group.id": "r.control", "group.protocol": "classic", "partition.assignment.strategy": "cooperative-sticky",
-		"group.remote.assignor": nil, "group.instance.id": nil, "client.id": "kpush-7|http://h:1",
+		"group.remote.assignor": nil, "topic.blacklist": nil, "group.instance.id": nil, "client.id": "kpush-7|http://h:1",
 		"session.timeout.ms": 10_000, "heartbeat.interval.ms": 3_000, "enable.auto.commit": false,
 		"security.protocol": "plaintext", "linger.ms": nil,
 	})
