@@ -25,6 +25,10 @@ import (
 // RaceEnv, when it is not empty, has the gateway built with the race detector.
 const RaceEnv = "KPUSH_TEST_RACE"
 
+// BinaryEnv, when it is not empty, is the path of a gateway to be tested instead
+// of one that is built; not where tests ask for build tags.
+const BinaryEnv = "KPUSH_TEST_GATEWAY"
+
 // built are the gateways built by this test process, by their build tags, in a
 // folder that Run removes.
 var built struct {
@@ -48,6 +52,9 @@ func Run(m *testing.M) int {
 // first call.
 func Binary(t testing.TB, tags ...string) string {
 	t.Helper()
+	if path := os.Getenv(BinaryEnv); path != "" && len(tags) == 0 {
+		return path
+	}
 	built.mu.Lock()
 	defer built.mu.Unlock()
 	key := strings.Join(tags, ",")
@@ -179,6 +186,7 @@ func (c Config) Serve(ctx context.Context, binary, folder string) (*exec.Cmd, er
 	cmd.Env = append(foreignEnviron(),
 		"KPUSH_KAFKA_BROKERS="+c.Brokers,
 		"KPUSH_REPLICA_ID="+c.replica,
+		"KPUSH_REPLICA_ADVERTISED_URL=http://"+c.listen,
 		"KPUSH_REGISTRY_TOPIC="+c.registry,
 		"KPUSH_API_LISTEN="+c.listen,
 		"KPUSH_API_ADMIN_TOKEN="+c.token,

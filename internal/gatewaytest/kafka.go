@@ -2,10 +2,6 @@ package gatewaytest
 
 import (
 	"context"
-	"encoding/binary"
-	"fmt"
-	"math/rand/v2"
-	"sync"
 	"testing"
 	"time"
 
@@ -73,68 +69,6 @@ func (k *Kafka) Produce(t testing.TB, into *Produced, records ...*kgo.Record) {
 			t.Fatalf("producing to %s/%d: %v", result.Record.Topic, result.Record.Partition, result.Err)
 		}
 		into.Add(result.Record)
-	}
-}
-
-// Load describes many records.
-type Load struct {
-	Topic      string
-	Partitions int32
-	Records    int
-	Size       int     // of a value, in bytes; at least 8
-	Rate       float64 // records per second; 0: as fast as the broker takes them
-}
-
-// ProduceLoad spreads the records evenly over the partitions and waits for the
-// broker to confirm them. Values are bytes that are no JSON and no UTF-8, a new
-// one each time; keys are text.
-func (k *Kafka) ProduceLoad(t testing.TB, into *Produced, load Load) {
-	t.Helper()
-	var (
-		pending sync.WaitGroup
-		mu      sync.Mutex
-		failed  error
-	)
-	// Values are cut from one noisy page at different places: telling two
-	// records apart needs no new noise for each.
-	noise := make([]byte, 2*load.Size)
-	source := rand.NewChaCha8([32]byte{1})
-	source.Read(noise)
-	start := time.Now()
-	for n := range load.Records {
-		if load.Rate > 0 {
-			pace(start, n, load.Rate)
-		}
-		value := make([]byte, load.Size)
-		copy(value, noise[n%load.Size:])
-		binary.BigEndian.PutUint64(value, uint64(n)|0xff<<56)
-		record := &kgo.Record{
-			Topic: load.Topic, Partition: int32(n) % load.Partitions,
-			Key: fmt.Appendf(nil, "key-%d", n), Value: value,
-		}
-		pending.Add(1)
-		k.client.Produce(context.Background(), record, func(r *kgo.Record, err error) {
-			defer pending.Done()
-			if err == nil {
-				into.Add(r)
-				return
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			failed = err
-		})
-	}
-	pending.Wait()
-	if failed != nil {
-		t.Fatalf("producing to %s: %v", load.Topic, failed)
-	}
-}
-
-// pace waits until record n of a load is due.
-func pace(start time.Time, n int, rate float64) {
-	due := start.Add(time.Duration(float64(n) / rate * float64(time.Second)))
-	if wait := time.Until(due); wait > 0 {
-		time.Sleep(wait)
 	}
 }
 

@@ -56,6 +56,10 @@ func properties(s seat, all []seat, dataDir string) map[string]string {
 		"broker.session.timeout.ms":                                   "4000", // how long a killed node's ghost bars its return
 		"broker.heartbeat.interval.ms":                                "500",
 		"group.min.session.timeout.ms":                                "1000",
+		"group.consumer.min.session.timeout.ms":                       "1000",
+		"group.consumer.session.timeout.ms":                           "6000", // KIP-848 leaves it to the broker
+		"group.consumer.min.heartbeat.interval.ms":                    "500",
+		"group.consumer.heartbeat.interval.ms":                        "1500",
 		"log.cleaner.backoff.ms":                                      "200",
 		"transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
 
