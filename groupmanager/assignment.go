@@ -20,6 +20,8 @@ const (
 	// fetchOffsetsPause comes before the broker is asked again about an answer
 	// that cannot be true.
 	fetchOffsetsPause = 300 * time.Millisecond
+	// lifecyclePatience is how long a receiver has to hear that partitions have gone.
+	lifecyclePatience = 2 * time.Second
 )
 
 // rebalance runs inside Poll or Close. The client ignores what it returns, so
@@ -219,6 +221,7 @@ func (m *member) committedPositions(tps []topicPartition) (map[topicPartition]po
 
 // begin lets the partitions that were taken run.
 func (m *member) begin(tps []kafka.TopicPartition) {
+	var begun []*partition
 	for _, tp := range namesOf(tps) {
 		ctx, cancel := context.WithCancelCause(context.Background())
 		m.mu.Lock()
@@ -227,9 +230,14 @@ func (m *member) begin(tps []kafka.TopicPartition) {
 		m.held[tp] = h
 		m.mu.Unlock()
 		m.committer.begin(h.tenure)
+		h.tenure.waiting.Store(m.lifecycle != nil)
+		begun = append(begun, h.partition)
 		go h.run(ctx, m.drain) // release waits for it
 		m.logger.Info("partition assigned", "topic", tp.topic, "partition", tp.partition,
 			"generation", h.tenure.began, "committed_offset", h.tenure.start)
+	}
+	if len(begun) > 0 {
+		m.lifecycle.assigned(m.current.Load(), begun)
 	}
 }
 
@@ -276,6 +284,7 @@ func (m *member) release(tps []topicPartition, lost bool) {
 			}
 		}
 	}
+	m.lifecycle.given(m.current.Load(), tps, lost, time.Now().Add(min(lifecyclePatience, m.drain)))
 	for _, h := range going {
 		h.queue.Close()
 		m.mu.Lock()

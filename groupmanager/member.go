@@ -57,6 +57,7 @@ type member struct {
 	queues    *partitionqueue.Queues
 	committer *committer
 	lane      *laneConfig
+	lifecycle *lifecycle                                             // nil: the receiver is told of deliveries only
 	describe  func(topic string, partition int32) (topicInfo, error) // what is known of a topic
 	look      func(topic string) (topicInfo, error)                  // asks the cluster anew
 	pinned    map[string]webhooks.Pinned
@@ -94,6 +95,7 @@ func (m *member) run(ctx context.Context, topics []string) error {
 	m.ctx, m.polled = ctx, time.Now()
 	var commits sync.WaitGroup
 	if err := m.consumer.SubscribeTopics(topics, m.rebalance); err != nil {
+		m.lifecycle.close()
 		return errors.Join(fmt.Errorf("subscribing: %w", err), m.leave(&commits))
 	}
 	committing, stop := context.WithCancel(context.Background())
@@ -108,6 +110,7 @@ func (m *member) run(ctx context.Context, topics []string) error {
 	end()
 	m.release(m.disowned(m.fatal), true)
 	m.release(slices.Collect(maps.Keys(m.held)), m.consumer.AssignmentLost() || errors.Is(m.fatal, errInstanceFenced))
+	m.lifecycle.close()
 	m.resetOffsets()
 	stop()
 	return errors.Join(m.fatal, m.leave(&commits))
