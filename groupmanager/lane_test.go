@@ -168,10 +168,12 @@ func TestWhatWasAckedAboveTheCommitIsNotSentAgain(t *testing.T) {
 		second.wantRequests(t, [2]int64{0, 0}, [2]int64{3, 3})
 		second.wantNote(t, 0, ranges) // still, for a second crash
 
-		third := second.successor(t, acked, func(w *webhooks.Webhook) { w.Batch.MaxRecords = 100 })
+		third := second.successor(t, acked, func(w *webhooks.Webhook) { w.Batch.MaxRecords, w.Batch.LingerMs = 100, 1000 })
 		third.queue.put(0, 1, 2, 3, 4, 5, 7, 8)
 		third.start(t)
-		third.wantRequests(t, [2]int64{0, 0}, [2]int64{3, 3}, [2]int64{8, 8}) // never over what was acked
+		third.wantRequests(t, [2]int64{0, 0}, [2]int64{3, 3}) // not over what was acked, and nothing more can join them
+		time.Sleep(time.Second)
+		third.wantRequests(t, [2]int64{0, 0}, [2]int64{3, 3}, [2]int64{8, 8})
 		third.wantSafe(t, 9)
 	})
 }
@@ -225,19 +227,20 @@ func TestTheDrainEndsWithAnExactNote(t *testing.T) {
 		r := newRig(t, func(ctx context.Context, q request) delivery.Result {
 			switch q.first {
 			case 0:
-				time.Sleep(noteInterval / 5)
+				time.Sleep(noteInterval / 5) // too soon for the next note
 			case 1:
-				return hung(ctx, q)
+				return received(ctx, q)
 			}
 			return acked(ctx, q)
 		}, unordered(3))
 		r.queue.put(0, 1, 2)
 		r.start(t)
 		synctest.Wait()
+		began := time.Now()
 		r.revoke(context.Canceled)
 		<-r.done
 		r.wantSafe(t, 1)
-		r.wantNote(t, 1, acker.Metadata{Acked: []acker.Run{{First: 2, Last: 2}}})
+		r.wantNote(t, 1, acker.Metadata{Attempts: 1, FirstAttempt: began, Acked: []acker.Run{{First: 2, Last: 2}}})
 	})
 }
 
