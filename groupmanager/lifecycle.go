@@ -38,6 +38,8 @@ type lifecycle struct {
 	end      context.CancelFunc
 	running  sync.WaitGroup // the goroutines of announcements
 
+	generation int32 // told last; owned by who calls assigned and given
+
 	mu      sync.Mutex
 	pending map[*announcement]struct{}
 	told    map[topicPartition]struct{} // the receiver has confirmed that they are here
@@ -77,6 +79,7 @@ func (l *lifecycle) assigned(generation int32, ps []*partition) {
 	if l == nil || len(ps) == 0 || l.ctx.Err() != nil {
 		return
 	}
+	l.generation = generation
 	ctx, drop := context.WithCancel(l.ctx)
 	a := &announcement{id: newCallID(), generation: generation, ctx: ctx, drop: drop, partitions: slices.Clone(ps)}
 	l.mu.Lock()
@@ -89,11 +92,16 @@ func (l *lifecycle) assigned(generation int32, ps []*partition) {
 // drained and their last commit, or when they were lost. Calls that still announce
 // some of them are cut first and go on without them. It returns when the receiver
 // has answered, whatever it said, or at the deadline. The receiver is not told of
-// partitions whose assignment it has not confirmed.
+// partitions whose assignment it has not confirmed. A generation below 0, which is
+// what a client has that was put out of its group, stands for the last one it had.
 func (l *lifecycle) given(generation int32, tps []topicPartition, lost bool, deadline time.Time) {
 	if l == nil || len(tps) == 0 {
 		return
 	}
+	if generation < 0 {
+		generation = l.generation
+	}
+	l.generation = generation
 	ctx, cancel := context.WithDeadline(l.ctx, deadline)
 	defer cancel()
 	for _, judged := range l.withdraw(tps) {
@@ -128,9 +136,9 @@ func (l *lifecycle) close() {
 
 // explain fills in what a row of /partitions tells of a partition that waits for
 // its assigned call: the attempts, the last error and the time of the next attempt.
-// Any goroutine may call it.
+// It leaves other rows alone. Any goroutine may call it.
 func (l *lifecycle) explain(s *PartitionStatus) {
-	if l == nil {
+	if l == nil || s.State != PartitionWaitingLifecycle {
 		return
 	}
 	tp := topicPartition{s.Topic, s.Partition}

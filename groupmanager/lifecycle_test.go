@@ -274,6 +274,17 @@ func TestWhatIsGivenUpIsToldOnceAsRevokedOrLost(t *testing.T) {
 	}
 }
 
+func TestTheGenerationOfALossIsTheLastThatTheMemberHad(t *testing.T) {
+	calling(t, func(t *testing.T, l *lifecycle, receiver *callee) {
+		confirm(t, l, receiver, 0, 1)
+		for _, p := range []int32{0, 1} {
+			took := giving(l, -1, names(p), true, 5*time.Second)
+			receiver.next(t, delivery.PartitionsLost, 42, p).reply(200)
+			<-took
+		}
+	})
+}
+
 func TestAHangingReceiverDoesNotHoldARevokeBeyondTheDeadline(t *testing.T) {
 	calling(t, func(t *testing.T, l *lifecycle, receiver *callee) {
 		confirm(t, l, receiver, 0)
@@ -396,13 +407,13 @@ func TestARowTellsOfTheCallItsPartitionWaitsFor(t *testing.T) {
 	calling(t, func(t *testing.T, l *lifecycle, receiver *callee) {
 		row := func(p int32) PartitionStatus {
 			synctest.Wait()
-			s := PartitionStatus{Topic: "orders", Partition: p}
+			s := PartitionStatus{Topic: "orders", Partition: p, State: PartitionWaitingLifecycle}
 			l.explain(&s)
 			return s
 		}
 		expect := func(p int32, want PartitionStatus) {
 			t.Helper()
-			want.Topic, want.Partition = "orders", p
+			want.Topic, want.Partition, want.State = "orders", p, PartitionWaitingLifecycle
 			if diff := cmp.Diff(want, row(p)); diff != "" {
 				t.Errorf("another row (-want +got):\n%s", diff)
 			}
@@ -416,6 +427,10 @@ func TestARowTellsOfTheCallItsPartitionWaitsFor(t *testing.T) {
 			Attempt: 1, NextAttemptAt: new(c.at.Add(50 * time.Second)),
 			LastError: &AttemptError{Code: "http_503", Status: 503, At: c.at},
 		})
+		other := PartitionStatus{Topic: "orders", State: PartitionPaused}
+		if l.explain(&other); other.Attempt != 0 || other.LastError != nil {
+			t.Errorf("a partition that is paused tells of the call: %+v", other)
+		}
 		failed := c.at
 		c = receiver.next(t, delivery.PartitionsAssigned, 42, 0)
 		expect(0, PartitionStatus{Attempt: 2, LastError: &AttemptError{Code: "http_503", Status: 503, At: failed}})
