@@ -81,14 +81,14 @@ func (r *Replica) call(parent context.Context, to Peer, operation string, in, ou
 	if len(body) > maxCall {
 		return fmt.Errorf("%w: %d bytes are more than the %d that a replica takes", ErrNotSent, len(body), maxCall)
 	}
-	status, header, got, err := r.exchange(ctx, to, operation, body)
+	status, of, got, err := r.exchange(ctx, to, operation, body)
 	if err != nil {
 		if parent.Err() != nil {
 			return fmt.Errorf("%w: %w", err, parent.Err())
 		}
 		return err
 	}
-	if !r.keys.verify(header.signature, anAnswer, answerWords(header.nonce, status), got) {
+	if !r.keys.verify(of.signature, anAnswer, answerWords(of.nonce, status), got) {
 		return fmt.Errorf("%w: status %d and no signature of an answer to this call: the keys differ, the clocks do, or it is somebody else", ErrUnreachable, status)
 	}
 	var a answer

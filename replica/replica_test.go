@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -301,9 +302,9 @@ func TestWhoLeavesLeadsNoMoreAndIsStillAnswered(t *testing.T) {
 	}
 }
 
-// Lead that fails is called again, and one that does not end is left behind, but
-// never called twice at a time.
-func TestLeadIsCalledAgainAndNeverTwiceAtATime(t *testing.T) {
+// Lead that fails is called again; one that does not end is left behind, so that
+// another replica can lead.
+func TestLeadIsCalledAgainAndHoldsNobodyUp(t *testing.T) {
 	h := onEmbedded(t)
 	var calls atomic.Int64
 	release := make(chan struct{})
@@ -333,6 +334,32 @@ func TestLeadIsCalledAgainAndNeverTwiceAtATime(t *testing.T) {
 		return nil
 	})
 	close(release)
+}
+
+// A reign that begins while something of the one before is left behind waits for it.
+func TestLeadIsNeverCalledTwiceAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var leading atomic.Bool
+		r := newReplica(t, Config{ID: peerA.ID, URL: peerA.URL, Lead: func(ctx context.Context) error {
+			leading.Store(true)
+			<-ctx.Done()
+			return nil
+		}})
+		former, done := make(chan struct{}), make(chan struct{})
+		ctx, cancel := context.WithCancel(t.Context())
+		go r.rule(ctx, done, former)
+		synctest.Wait()
+		if leading.Load() {
+			t.Error("Lead was called while a former call went on")
+		}
+		close(former)
+		synctest.Wait()
+		if !leading.Load() {
+			t.Error("Lead was not called after the former call had ended")
+		}
+		cancel()
+		<-done
+	})
 }
 
 // The control group stays a group without offsets, and nothing of the topic is
