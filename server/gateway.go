@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"time"
 
 	"github.com/kpush/kpush/groupmanager"
 	"github.com/kpush/kpush/webhooks"
@@ -29,11 +30,21 @@ type Gateway interface {
 	Pause(ctx context.Context, tenant, id string) (webhooks.Entry, error)
 	Resume(ctx context.Context, tenant, id string) (webhooks.Entry, error)
 
+	// Seek moves the committed offsets of the webhook's group, and deliveries with
+	// them, or with DryRun tells what would move. For a partition that is not the
+	// webhook's, and an offset that its log does not have, the error is a
+	// *webhooks.ValidationError with pointers into the body of the request.
+	Seek(ctx context.Context, tenant, id string, r groupmanager.SeekRequest) ([]groupmanager.SeekMove, error)
+
 	// Partitions tells where every partition stands, ordered by topic and partition.
 	Partitions(ctx context.Context, tenant, id string) ([]groupmanager.PartitionStatus, error)
 
 	// Ack counts a receiver's statement, or refuses it and moves nothing.
 	Ack(ctx context.Context, a groupmanager.AckRequest) (groupmanager.AckAnswer, error)
+
+	// Age is how long ago Kafka was last heard from: Get and List may be out of date
+	// by so much.
+	Age() time.Duration
 
 	// Ready returns nil, or why the gateway cannot do its work, in words that
 	// anybody may read: no addresses, no errors of other libraries.

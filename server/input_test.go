@@ -3,6 +3,7 @@ package server
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -59,6 +60,7 @@ func TestBadBodies(t *testing.T) {
 		for _, x := range []exchange{
 			{method: "POST", path: "/v1/webhooks", body: tt.body},
 			{method: "PUT", path: "/v1/webhooks/a", body: tt.body},
+			{method: "PUT", path: "/v1/webhooks/a/offsets", body: tt.body},
 			{method: "POST", path: "/ack", body: tt.body},
 		} {
 			t.Run(x.method+x.path+" "+name, func(t *testing.T) {
@@ -227,7 +229,7 @@ func TestEveryTimeoutIsSet(t *testing.T) {
 			t.Errorf("%s is %v, want a limit", name, d)
 		}
 	}
-	if least := readTimeout + defaultRequestTimeout; s.WriteTimeout <= least {
+	if least := readTimeout + seekTimeouts*defaultRequestTimeout; s.WriteTimeout <= least {
 		t.Errorf("WriteTimeout is %v, want more than the %v a request may take", s.WriteTimeout, least)
 	}
 }
@@ -237,15 +239,17 @@ func TestEveryTimeoutIsSet(t *testing.T) {
 func TestSlowWorkIsNotCutOff(t *testing.T) {
 	const readTimeout = 50 * time.Millisecond
 	s, g := newServer(t)
+	exchange{method: "PUT", path: "/v1/webhooks/a", body: orders}.do(t, s)
 	g.takes = 4 * readTimeout
 	g.ack = answering(groupmanager.AckAnswer{Result: "committed"}, nil)
 	conn := dial(t, listen(t, s, readTimeout))
 	for range 2 {
-		const request = "POST /ack HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n{\"token\": \"t\"}"
-		if _, err := io.WriteString(conn, request); err != nil {
-			t.Fatal(err)
+		for _, x := range []exchange{{method: "POST", path: "/ack", body: `{"token": "t"}`}, seek("", `{"to": "latest"}`)} {
+			if err := x.request(t).Write(conn); err != nil {
+				t.Fatal(err)
+			}
+			into[json.RawMessage](t, answerOf(t, conn), http.StatusOK)
 		}
-		into[api.AckResult](t, answerOf(t, conn), http.StatusOK)
 	}
 }
 

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"encoding/base64"
-	"slices"
 	"strings"
 
 	"github.com/kpush/kpush/server/api"
@@ -42,7 +41,7 @@ func (o operations) ListWebhooks(_ context.Context, r api.ListWebhooksRequestObj
 		}
 		page.Data = append(page.Data, e.Webhook)
 	}
-	return api.ListWebhooks200JSONResponse{Body: page}, nil
+	return api.ListWebhooks200JSONResponse{Body: page, Headers: api.ListWebhooks200ResponseHeaders{Age: o.age()}}, nil
 }
 
 // cursorVersion begins every cursor, so that later ones can hold something else.
@@ -95,7 +94,7 @@ func newFilter(p api.ListWebhooksParams) (filter, error) {
 }
 
 func (f filter) admits(w webhooks.Webhook) bool {
-	if f.topic != nil && !slices.Contains(w.Topics, *f.topic) {
+	if f.topic != nil && !w.Chooses(*f.topic) {
 		return false
 	}
 	if f.state != nil && webhooks.State(*f.state) != w.State {

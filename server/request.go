@@ -99,9 +99,13 @@ func (s *Server) recovered(next http.Handler) http.Handler {
 func panicError(p any) error { return fmt.Errorf("panic: %v\n%s", p, debug.Stack()) }
 
 // withTimeout bounds the work of one operation.
-func (s *Server) withTimeout(next api.StrictHandlerFunc, _ string) api.StrictHandlerFunc {
+func (s *Server) withTimeout(next api.StrictHandlerFunc, operation string) api.StrictHandlerFunc {
+	timeout := s.requestTimeout
+	if operation == "SeekWebhook" { // deliveries under way end first
+		timeout *= seekTimeouts
+	}
 	return func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error) {
-		ctx, cancel := context.WithTimeout(ctx, s.requestTimeout)
+		ctx, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()
 		return next(ctx, w, r, request)
 	}

@@ -28,6 +28,7 @@ import (
 	"github.com/kpush/kpush"
 	"github.com/kpush/kpush/groupmanager"
 	"github.com/kpush/kpush/server/api"
+	"github.com/kpush/kpush/webhooks"
 )
 
 func TestNewRefusesToRunOpen(t *testing.T) {
@@ -362,21 +363,25 @@ func TestExamplesOfOpenAPI(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for path, body := range map[string]string{"/v1/webhooks": "WebhookBody", "/ack": "AckBody"} {
-		examples := doc.Components.RequestBodies[body].Value.Content["application/json"].Examples
+	for _, x := range []exchange{
+		{method: "POST", path: "/v1/webhooks"}, {method: "PUT", path: "/v1/webhooks/{id}"},
+		{method: "PUT", path: "/v1/webhooks/{id}/offsets"}, {method: "POST", path: "/ack"},
+	} {
+		examples := doc.Paths.Find(x.path).GetOperation(x.method).RequestBody.Value.Content["application/json"].Examples
 		if len(examples) == 0 {
-			t.Errorf("%s has no examples", body)
+			t.Errorf("%s %s has no examples", x.method, x.path)
 		}
 		for name, example := range examples {
 			s, g := newServer(t)
 			g.ack = answering(groupmanager.AckAnswer{Result: "committed"}, nil)
+			g.entries["a"] = webhooks.Entry{Webhook: webhooks.Default()}
 			data, err := json.Marshal(example.Value.Value)
 			if err != nil {
 				t.Fatal(err)
 			}
-			response := exchange{method: "POST", path: path, body: string(data)}.do(t, s)
-			if response.StatusCode >= 300 {
-				t.Errorf("example %s of %s: status %d, want it taken", name, body, response.StatusCode)
+			sent := exchange{method: x.method, path: strings.ReplaceAll(x.path, "{id}", "a"), body: string(data)}
+			if status := sent.do(t, s).StatusCode; status >= 300 {
+				t.Errorf("example %s of %s %s: status %d, want it taken", name, x.method, x.path, status)
 			}
 		}
 	}

@@ -29,6 +29,7 @@ func (s *Server) routes() http.Handler {
 	admin.Post("/v1/webhooks/{id}/pause", op.PauseWebhook)
 	admin.Post("/v1/webhooks/{id}/resume", op.ResumeWebhook)
 	admin.Get("/v1/webhooks/{id}/partitions", op.ListPartitions)
+	admin.With(s.jsonBody).Put("/v1/webhooks/{id}/offsets", op.SeekWebhook)
 
 	ack.Post("/ack", op.Ack)
 	ack.Post("/v1/ack", op.Ack)

@@ -48,12 +48,16 @@ type Config struct {
 	TracerProvider trace.TracerProvider
 	MeterProvider  metric.MeterProvider
 
-	// RequestTimeout is how long a request may take once its body was read. What
-	// has not come to an end by then is answered 503. Default 30s.
+	// RequestTimeout is how long a request may take once its body was read; a seek
+	// may take twice as long. What has not come to an end by then is answered 503.
+	// Default 30s.
 	RequestTimeout time.Duration
 }
 
-const defaultRequestTimeout = 30 * time.Second
+const (
+	defaultRequestTimeout = 30 * time.Second
+	seekTimeouts          = 2 // request timeouts that a seek may take
+)
 
 // Server serves the API; it is an http.Handler, and safe for concurrent use.
 type Server struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/url"
+	"time"
 
 	"github.com/kpush/kpush/server/api"
 	"github.com/kpush/kpush/webhooks"
@@ -26,7 +27,23 @@ func (o operations) GetWebhook(_ context.Context, r api.GetWebhookRequestObject)
 	if err != nil {
 		return nil, err
 	}
-	return api.GetWebhook200JSONResponse{WebhookReadJSONResponse: standing(e)}, nil
+	return api.GetWebhook200JSONResponse{
+		Body:    e.Webhook,
+		Headers: api.GetWebhook200ResponseHeaders{Age: o.age(), ETag: etag(e.Revision)},
+	}, nil
+}
+
+// leastAge is the age from which an answer tells it. A replica that is not cut off
+// hears from Kafka more often.
+const leastAge = 5 * time.Second
+
+// age is for the header Age, in seconds; nil while there is no need to tell it.
+func (o operations) age() *int {
+	age := o.gateway.Age()
+	if age < leastAge {
+		return nil
+	}
+	return new(int(age / time.Second))
 }
 
 func (o operations) PutWebhook(ctx context.Context, r api.PutWebhookRequestObject) (api.PutWebhookResponseObject, error) {
@@ -44,8 +61,7 @@ func (o operations) PutWebhook(ctx context.Context, r api.PutWebhookRequestObjec
 	return api.PutWebhook200JSONResponse{WebhookReadJSONResponse: standing(e)}, nil
 }
 
-// put makes an If-Match that leaves room, * or a list, into the one revision that
-// stands. Should that change under our hands, it looks again.
+// put makes an If-Match that leaves room into tries with one revision each.
 func (o operations) put(ctx context.Context, w webhooks.Webhook, ifMatch *string) (webhooks.Entry, bool, error) {
 	if ifMatch == nil {
 		return o.gateway.Put(ctx, w, nil)
@@ -54,17 +70,42 @@ func (o operations) put(ctx context.Context, w webhooks.Webhook, ifMatch *string
 	if err != nil {
 		return webhooks.Entry{}, false, err
 	}
+	if match.any {
+		return o.replace(ctx, w)
+	}
+	// Whether a revision stands is not for us to say: what we read may be behind
+	// what another replica has told the client.
+	for _, revision := range match.revisions {
+		e, isNew, err := o.gateway.Put(ctx, w, &revision)
+		if !errors.Is(err, webhooks.ErrPrecondition) {
+			return e, isNew, err
+		}
+	}
+	return webhooks.Entry{}, false, webhooks.ErrPrecondition
+}
+
+// replacePause comes before replace looks again.
+const replacePause = 20 * time.Millisecond
+
+// replace puts a webhook in the place of whichever revision stands. Should that
+// change under our hands, or be newer than what we read, it looks again.
+func (o operations) replace(ctx context.Context, w webhooks.Webhook) (webhooks.Entry, bool, error) {
 	for {
 		standing, err := o.gateway.Get(w.Tenant, w.ID)
-		if errors.Is(err, webhooks.ErrNotFound) || err == nil && !match.admits(standing.Revision) {
+		if errors.Is(err, webhooks.ErrNotFound) {
 			return webhooks.Entry{}, false, webhooks.ErrPrecondition
 		}
 		if err != nil {
 			return webhooks.Entry{}, false, err
 		}
 		e, isNew, err := o.gateway.Put(ctx, w, &standing.Revision)
-		if !errors.Is(err, webhooks.ErrPrecondition) || ctx.Err() != nil {
+		if !errors.Is(err, webhooks.ErrPrecondition) {
 			return e, isNew, err
+		}
+		select {
+		case <-time.After(replacePause):
+		case <-ctx.Done():
+			return webhooks.Entry{}, false, ctx.Err()
 		}
 	}
 }

@@ -100,6 +100,8 @@ func TestIfMatch(t *testing.T) {
 		"a number without quotes is not an ETag":     {"a", `1`, 422},
 		"an empty header is not an ETag":             {"a", ``, 422},
 		"a number beyond 64 bits is not ours either": {"a", `"99999999999999999999"`, 412},
+		"a number written otherwise is another tag":  {"a", `"01"`, 412},
+		"a list longer than we read":                 {"a", `"1"` + strings.Repeat(`,"1"`, 256), 422},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -116,6 +118,23 @@ func TestIfMatch(t *testing.T) {
 				t.Errorf("revision %d after a %d", got, response.StatusCode)
 			}
 		})
+	}
+}
+
+// A client that was told an ETag by one replica may ask another one to replace that
+// revision before it has read of it.
+func TestIfMatchIsNotJudgedByWhatWasRead(t *testing.T) {
+	s, g := newServer(t)
+	exchange{method: "PUT", path: "/v1/webhooks/a", body: orders}.do(t, s)
+	g.unread = map[string]bool{"a": true}
+	for _, tt := range []struct {
+		ifMatch string
+		status  int
+	}{{`"8", "9"`, 412}, {`"1"`, 200}, {`"1", "2"`, 200}} {
+		x := exchange{method: "PUT", path: "/v1/webhooks/a", body: orders, header: map[string]string{"If-Match": tt.ifMatch}}
+		if response := x.do(t, s); response.StatusCode != tt.status {
+			t.Errorf("If-Match %s: status %d, want %d", tt.ifMatch, response.StatusCode, tt.status)
+		}
 	}
 }
 
@@ -150,6 +169,9 @@ func TestListWebhooks(t *testing.T) {
 		if i%10 == 0 {
 			w.Topics, w.State = []string{"orders", "refunds"}, webhooks.Paused
 		}
+		if i%10 == 1 {
+			w.Topics = []string{"^refunds|^bills\\.eu$"}
+		}
 		g.entries[w.ID] = webhooks.Entry{Webhook: w, Revision: 1}
 	}
 	tests := map[string]struct {
@@ -159,17 +181,19 @@ func TestListWebhooks(t *testing.T) {
 		"fifty at a time":             {"", []int{50, 50, 20}},
 		"as many as asked for":        {"limit=100", []int{100, 20}},
 		"no page after a full one":    {"limit=60", []int{60, 60}},
-		"by topic":                    {"topic=refunds", []int{12}},
+		"by topic":                    {"topic=refunds", []int{24}},
+		"by a topic of a pattern":     {"topic=bills.eu", []int{12}},
+		"a pattern is no topic":       {"topic=%5Erefunds", []int{0}},
 		"by state":                    {"state=paused", []int{12}},
 		"by state, none":              {"state=degraded", []int{0}},
 		"by label":                    {"label=team:billing&limit=250", []int{60}},
 		"by a value with a colon":     {"label=team:a:b&limit=250", []int{60}},
 		"by two labels":               {"label=team:billing&label=even:true&limit=50", []int{50, 10}},
 		"by labels that never meet":   {"label=team:billing&label=even:false", []int{0}},
-		"filters narrow together":     {"topic=refunds&state=active", []int{0}},
+		"filters narrow together":     {"topic=refunds&state=paused", []int{12}},
 		"the same label given twice":  {"label=even:true&label=even:true&limit=250", []int{60}},
 		"by a label nobody has":       {"label=none:", []int{0}},
-		"an id is not taken for more": {"limit=1&topic=refunds", slices.Repeat([]int{1}, 12)},
+		"an id is not taken for more": {"limit=1&topic=bills.eu", slices.Repeat([]int{1}, 12)},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -231,6 +255,26 @@ func TestBadQuery(t *testing.T) {
 				t.Errorf("the answer repeats the value: %v %s", p.Errors, p.Detail)
 			}
 		})
+	}
+}
+
+// A replica that is cut off from Kafka answers what it knows, and tells its age.
+func TestReadsWhileCutOffTellTheirAge(t *testing.T) {
+	for age, want := range map[time.Duration]string{
+		0: "", 4999 * time.Millisecond: "", 5 * time.Second: "5", 90*time.Second + 999*time.Millisecond: "90",
+	} {
+		s, g := newServer(t)
+		exchange{method: "PUT", path: "/v1/webhooks/a", body: orders}.do(t, s)
+		g.age = age
+		for _, path := range []string{"/v1/webhooks", "/v1/webhooks/a"} {
+			response := exchange{method: "GET", path: path}.do(t, s)
+			if got := response.Header.Get("Age"); got != want || response.StatusCode != http.StatusOK {
+				t.Errorf("GET %s at an age of %v: status %d, Age %q, want 200, %q", path, age, response.StatusCode, got, want)
+			}
+		}
+		if got := (exchange{method: "PUT", path: "/v1/webhooks/a", body: orders}).do(t, s).Header.Get("Age"); got != "" {
+			t.Errorf("the answer to a PUT has an Age of %s, want none: it is of now", got)
+		}
 	}
 }
 
@@ -304,6 +348,7 @@ func TestErrorsOfTheGateway(t *testing.T) {
 		"group in use":  {webhooks.ErrGroupInUse, 409, api.ErrorCodeGroupInUse},
 		"no such topic": {&groupmanager.TopicError{Topic: "orders"}, 422, api.ErrorCodeTopicNotFound},
 		"unavailable":   {webhooks.ErrUnavailable, 503, api.ErrorCodeUnavailable},
+		"no leader":     {webhooks.ErrNotLeader, 503, api.ErrorCodeUnavailable},
 		"fenced":        {webhooks.ErrFenced, 503, api.ErrorCodeUnavailable},
 		"unreadable":    {webhooks.ErrUnreadable, 503, api.ErrorCodeUnavailable},
 		"a bug":         {errors.New("nil map"), 500, api.ErrorCodeInternal},

@@ -53,8 +53,8 @@ func readmeBlocks(t *testing.T) []block {
 }
 
 // TestREADME runs the README: what it tells people to type works. The only changes
-// are the addresses, which a test has to share with others, and the program, which is
-// the one under test.
+// are the addresses, which a test has to share with others, the program, which is the
+// one under test, and a registry for serve, which has the broker of dev and keys of its own.
 func TestREADME(t *testing.T) {
 	t.Parallel()
 	for _, tool := range []string{"curl", "openssl"} {
@@ -70,7 +70,7 @@ func TestREADME(t *testing.T) {
 	pairs := []string{
 		"go run ./cmd/gateway dev", "exec gateway dev --api-listen 127.0.0.1:8080 --management-listen 127.0.0.1:8081" +
 			" --echo-listen 127.0.0.1:8082 --broker-listen 127.0.0.1:9092",
-		"go run ./cmd/gateway serve", "exec gateway serve",
+		"go run ./cmd/gateway serve", "exec gateway serve --registry-topic __serve_registry",
 		"go run ./cmd/gateway", "gateway",
 		"broker-1.example.com:9092", addresses["127.0.0.1:9092"],
 	}
@@ -107,7 +107,7 @@ func TestREADME(t *testing.T) {
 	if err := shared.wait(t); err != nil {
 		t.Fatalf("the commands failed (%v) in the last of these:\n%s", err, &shared.out)
 	}
-	for _, want := range []string{`"secret":"whsec_`, `"committed_offset":`, `"state":"paused"`, `"max_records":10`, "openapi: 3.1", "kpush_build_info{"} {
+	for _, want := range []string{`"secret":"whsec_`, `"committed_offset":`, `"dry_run":true`, `"dry_run":false`, `"state":"paused"`, `"max_records":10`, "openapi: 3.1", "kpush_build_info{"} {
 		if !strings.Contains(shared.out.String(), want) {
 			t.Errorf("the commands did not print %s:\n%s", want, &shared.out)
 		}

@@ -140,13 +140,14 @@ func (e HealthStatus) Valid() bool {
 
 // Defines values for PartitionState.
 const (
-	PartitionStateBackingOff PartitionState = "backing_off"
-	PartitionStateBlocked    PartitionState = "blocked"
-	PartitionStateDelivering PartitionState = "delivering"
-	PartitionStateIdle       PartitionState = "idle"
-	PartitionStatePaused     PartitionState = "paused"
-	PartitionStateUnassigned PartitionState = "unassigned"
-	PartitionStateWaitingAck PartitionState = "waiting_ack"
+	PartitionStateBackingOff       PartitionState = "backing_off"
+	PartitionStateBlocked          PartitionState = "blocked"
+	PartitionStateDelivering       PartitionState = "delivering"
+	PartitionStateIdle             PartitionState = "idle"
+	PartitionStatePaused           PartitionState = "paused"
+	PartitionStateUnassigned       PartitionState = "unassigned"
+	PartitionStateWaitingAck       PartitionState = "waiting_ack"
+	PartitionStateWaitingLifecycle PartitionState = "waiting_lifecycle"
 )
 
 // Valid indicates whether the value is a known member of the PartitionState enum.
@@ -165,6 +166,8 @@ func (e PartitionState) Valid() bool {
 	case PartitionStateUnassigned:
 		return true
 	case PartitionStateWaitingAck:
+		return true
+	case PartitionStateWaitingLifecycle:
 		return true
 	default:
 		return false
@@ -370,18 +373,20 @@ type Partition struct {
 	LastError     *AttemptError `json:"last_error"`
 	NextAttemptAt *time.Time    `json:"next_attempt_at"`
 
-	// Owner Id of the replica that holds the partition.
+	// Owner The `replica.id` of the replica that holds the partition.
 	Owner     *string `json:"owner"`
 	Partition int32   `json:"partition"`
 
-	// State `blocked`: the attempts are used up and go on at `max_backoff_ms`. `unassigned`: nobody holds the partition.
+	// State `waiting_lifecycle`: nothing is delivered until the receiver has answered that the partition was assigned.
+	// `blocked`: the attempts are used up and go on at `max_backoff_ms`. `unassigned`: nobody holds the partition.
 	State PartitionState `json:"state"`
 
 	// Topic Examples: orders
 	Topic string `json:"topic"`
 }
 
-// PartitionState `blocked`: the attempts are used up and go on at `max_backoff_ms`. `unassigned`: nobody holds the partition.
+// PartitionState `waiting_lifecycle`: nothing is delivered until the receiver has answered that the partition was assigned.
+// `blocked`: the attempts are used up and go on at `max_backoff_ms`. `unassigned`: nobody holds the partition.
 type PartitionState string
 
 // PartitionList defines model for PartitionList.
@@ -407,6 +412,26 @@ type Problem struct {
 	Status    int           `json:"status"`
 	Title     string        `json:"title"`
 	Type      string        `json:"type"`
+}
+
+// Seek Where to go on.
+type Seek = json.RawMessage
+
+// SeekMove defines model for SeekMove.
+type SeekMove struct {
+	// From The committed offset before; null where there was none.
+	From      *int64 `json:"from"`
+	Partition int32  `json:"partition"`
+
+	// To The committed offset now.
+	To    int64  `json:"to"`
+	Topic string `json:"topic"`
+}
+
+// SeekResult defines model for SeekResult.
+type SeekResult struct {
+	Data   []SeekMove `json:"data"`
+	DryRun bool       `json:"dry_run"`
 }
 
 // Version defines model for Version.
@@ -500,7 +525,7 @@ type ListWebhooksParams struct {
 	// Cursor The `next_cursor` of the page before. It is opaque.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 
-	// Topic Only webhooks that read this topic.
+	// Topic Only webhooks that read this topic, by its name or by a pattern.
 	Topic *string `form:"topic,omitempty" json:"topic,omitempty"`
 
 	// State Only webhooks in this state.
@@ -526,6 +551,12 @@ type PutWebhookParams struct {
 	IfMatch *string `json:"If-Match,omitempty"`
 }
 
+// SeekWebhookParams defines parameters for SeekWebhook.
+type SeekWebhookParams struct {
+	// DryRun Only tell what would move.
+	DryRun *bool `form:"dry_run,omitempty" json:"dry_run,omitempty"`
+}
+
 // AckJSONRequestBody defines body for Ack for application/json ContentType.
 type AckJSONRequestBody = AckBody
 
@@ -534,6 +565,9 @@ type CreateWebhookJSONRequestBody = WebhookInput
 
 // PutWebhookJSONRequestBody defines body for PutWebhook for application/json ContentType.
 type PutWebhookJSONRequestBody = WebhookInput
+
+// SeekWebhookJSONRequestBody defines body for SeekWebhook for application/json ContentType.
+type SeekWebhookJSONRequestBody = Seek
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
@@ -564,6 +598,9 @@ type ServerInterface interface {
 	// PutWebhook Create a webhook under an id of your choice, or replace it.
 	// (PUT /v1/webhooks/{id})
 	PutWebhook(w http.ResponseWriter, r *http.Request, id ID, params PutWebhookParams)
+	// SeekWebhook Go on from another place.
+	// (PUT /v1/webhooks/{id}/offsets)
+	SeekWebhook(w http.ResponseWriter, r *http.Request, id ID, params SeekWebhookParams)
 	// ListPartitions Show where every partition stands.
 	// (GET /v1/webhooks/{id}/partitions)
 	ListPartitions(w http.ResponseWriter, r *http.Request, id ID)
@@ -633,6 +670,12 @@ func (_ Unimplemented) GetWebhook(w http.ResponseWriter, r *http.Request, id ID)
 // PutWebhook Create a webhook under an id of your choice, or replace it.
 // (PUT /v1/webhooks/{id})
 func (_ Unimplemented) PutWebhook(w http.ResponseWriter, r *http.Request, id ID, params PutWebhookParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// SeekWebhook Go on from another place.
+// (PUT /v1/webhooks/{id}/offsets)
+func (_ Unimplemented) SeekWebhook(w http.ResponseWriter, r *http.Request, id ID, params SeekWebhookParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -961,6 +1004,48 @@ func (siw *ServerInterfaceWrapper) PutWebhook(w http.ResponseWriter, r *http.Req
 	handler.ServeHTTP(w, r)
 }
 
+// SeekWebhook operation middleware
+func (siw *ServerInterfaceWrapper) SeekWebhook(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id ID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params SeekWebhookParams
+
+	// ------------- Optional query parameter "dry_run" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "dry_run", r.URL.Query(), &params.DryRun, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "dry_run"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "dry_run", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.SeekWebhook(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListPartitions operation middleware
 func (siw *ServerInterfaceWrapper) ListPartitions(w http.ResponseWriter, r *http.Request) {
 
@@ -1194,6 +1279,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Put(options.BaseURL+"/v1/webhooks/{id}", wrapper.PutWebhook)
 	})
 	r.Group(func(r chi.Router) {
+		r.Put(options.BaseURL+"/v1/webhooks/{id}/offsets", wrapper.SeekWebhook)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/webhooks/{id}/partitions", wrapper.ListPartitions)
 	})
 	r.Group(func(r chi.Router) {
@@ -1410,6 +1498,7 @@ type ListWebhooksResponseObject interface {
 }
 
 type ListWebhooks200ResponseHeaders struct {
+	Age        *int
 	XRequestID *string
 }
 
@@ -1425,6 +1514,9 @@ func (response ListWebhooks200JSONResponse) VisitListWebhooksResponse(w http.Res
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Age != nil {
+		w.Header().Set("Age", fmt.Sprint(*response.Headers.Age))
+	}
 	if response.Headers.XRequestID != nil {
 		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestID))
 	}
@@ -1493,7 +1585,16 @@ type GetWebhookResponseObject interface {
 	VisitGetWebhookResponse(w http.ResponseWriter) error
 }
 
-type GetWebhook200JSONResponse struct{ WebhookReadJSONResponse }
+type GetWebhook200ResponseHeaders struct {
+	Age        *int
+	ETag       string
+	XRequestID *string
+}
+
+type GetWebhook200JSONResponse struct {
+	Body    Webhook
+	Headers GetWebhook200ResponseHeaders
+}
 
 func (response GetWebhook200JSONResponse) VisitGetWebhookResponse(w http.ResponseWriter) error {
 
@@ -1502,6 +1603,9 @@ func (response GetWebhook200JSONResponse) VisitGetWebhookResponse(w http.Respons
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Age != nil {
+		w.Header().Set("Age", fmt.Sprint(*response.Headers.Age))
+	}
 	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
 	if response.Headers.XRequestID != nil {
 		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestID))
@@ -1554,6 +1658,40 @@ func (response PutWebhook201JSONResponse) VisitPutWebhookResponse(w http.Respons
 		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestID))
 	}
 	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SeekWebhookRequestObject struct {
+	ID     ID `json:"id"`
+	Params SeekWebhookParams
+	Body   *SeekWebhookJSONRequestBody
+}
+
+type SeekWebhookResponseObject interface {
+	VisitSeekWebhookResponse(w http.ResponseWriter) error
+}
+
+type SeekWebhook200ResponseHeaders struct {
+	XRequestID *string
+}
+
+type SeekWebhook200JSONResponse struct {
+	Body    SeekResult
+	Headers SeekWebhook200ResponseHeaders
+}
+
+func (response SeekWebhook200JSONResponse) VisitSeekWebhookResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.XRequestID != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestID))
+	}
+	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -1702,6 +1840,9 @@ type StrictServerInterface interface {
 	// PutWebhook Create a webhook under an id of your choice, or replace it.
 	// (PUT /v1/webhooks/{id})
 	PutWebhook(ctx context.Context, request PutWebhookRequestObject) (PutWebhookResponseObject, error)
+	// SeekWebhook Go on from another place.
+	// (PUT /v1/webhooks/{id}/offsets)
+	SeekWebhook(ctx context.Context, request SeekWebhookRequestObject) (SeekWebhookResponseObject, error)
 	// ListPartitions Show where every partition stands.
 	// (GET /v1/webhooks/{id}/partitions)
 	ListPartitions(ctx context.Context, request ListPartitionsRequestObject) (ListPartitionsResponseObject, error)
@@ -1997,6 +2138,40 @@ func (sh *strictHandler) PutWebhook(w http.ResponseWriter, r *http.Request, id I
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(PutWebhookResponseObject); ok {
 		if err := validResponse.VisitPutWebhookResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// SeekWebhook operation middleware
+func (sh *strictHandler) SeekWebhook(w http.ResponseWriter, r *http.Request, id ID, params SeekWebhookParams) {
+	var request SeekWebhookRequestObject
+
+	request.ID = id
+	request.Params = params
+
+	var body SeekWebhookJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.SeekWebhook(ctx, request.(SeekWebhookRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "SeekWebhook")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(SeekWebhookResponseObject); ok {
+		if err := validResponse.VisitSeekWebhookResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
