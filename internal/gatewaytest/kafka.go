@@ -2,6 +2,7 @@ package gatewaytest
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,11 +22,11 @@ type Kafka struct {
 // brokerPatience bounds each call to the broker.
 const brokerPatience = 30 * time.Second
 
-// DialKafka connects to brokers ("host:port"); it ends with the test.
+// DialKafka connects to brokers ("host:port,host:port"); it ends with the test.
 func DialKafka(t testing.TB, brokers string, options ...kgo.Opt) *Kafka {
 	t.Helper()
 	client, err := kgo.NewClient(append([]kgo.Opt{
-		kgo.SeedBrokers(brokers),
+		kgo.SeedBrokers(strings.Split(brokers, ",")...),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerBatchCompression(kgo.NoCompression()),
 		kgo.ProducerLinger(time.Millisecond),
@@ -122,7 +123,7 @@ func (k *Kafka) Read(t testing.TB, topic string) []*kgo.Record {
 	if len(from[topic]) == 0 {
 		return nil
 	}
-	reader, err := kgo.NewClient(kgo.SeedBrokers(k.brokers), kgo.ConsumePartitions(from), kgo.KeepControlRecords(),
+	reader, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(k.brokers, ",")...), kgo.ConsumePartitions(from), kgo.KeepControlRecords(),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.FetchMaxWait(100*time.Millisecond))
 	if err != nil {
 		t.Fatalf("connecting to Kafka: %v", err)

@@ -34,6 +34,18 @@ func (p *Produced) Add(r *kgo.Record) {
 	p.count++
 }
 
+// Drop removes the records from an offset up to another, exclusive: nobody has to
+// deliver them any more. It returns how many they were.
+func (p *Produced) Drop(partition Partition, from, to int64) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before := len(p.books[partition])
+	maps.DeleteFunc(p.books[partition], func(offset int64, _ Digest) bool { return from <= offset && offset < to })
+	dropped := before - len(p.books[partition])
+	p.count -= dropped
+	return dropped
+}
+
 // Len is the number of records in the ledger.
 func (p *Produced) Len() int {
 	p.mu.Lock()

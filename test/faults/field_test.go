@@ -3,6 +3,7 @@ package faults
 import (
 	"fmt"
 	"maps"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -71,7 +72,8 @@ type field struct {
 	topic    string
 	id       string
 	group    string
-	count    int32 // partitions
+	count    int32  // partitions
+	spec     object // of the webhook, as it was registered
 
 	// known is what the test knows beside the ledgers; finish adds those.
 	known gatewaytest.Evidence
@@ -144,11 +146,18 @@ func (f *field) api() *gatewaytest.API { return f.gateways[f.newest].API }
 // are those that differ from the defaults.
 func (f *field) register(t *testing.T, fields object) {
 	t.Helper()
-	spec := object{"url": f.receiver.URL(f.id), "topics": []string{f.topic}, "start": "earliest"}
-	maps.Copy(spec, fields)
-	webhook := f.api().Register(t, f.id, spec)
+	f.spec = object{"url": f.receiver.URL(f.id), "topics": []string{f.topic}, "start": "earliest"}
+	maps.Copy(f.spec, fields)
+	webhook := f.api().Register(t, f.id, f.spec)
 	f.receiver.Verify(t, f.id, webhook.Secret)
 	f.group = webhook.GroupID
+}
+
+// update changes fields of the webhook.
+func (f *field) update(t *testing.T, fields object) {
+	t.Helper()
+	maps.Copy(f.spec, fields)
+	f.api().Must(t, http.StatusOK, http.MethodPut, "/v1/webhooks/"+f.id, f.spec)
 }
 
 // produce begins the usual load.
@@ -183,29 +192,24 @@ func (f *field) members(t *testing.T) map[string][]int32 {
 	return out
 }
 
-// settle waits until the running gateways share the partitions evenly and all
-// partitions are being delivered.
+// shared tells whether the running gateways share the partitions evenly; nil: they do.
+func (f *field) shared(t *testing.T) error {
+	members, running := f.members(t), f.running()
+	for _, name := range running {
+		if own, fair := len(members[name]), int(f.count)/len(running); own < fair {
+			return fmt.Errorf("%s has %d partitions of %v, want %d", name, own, members, fair)
+		}
+	}
+	if len(members) != len(running) {
+		return fmt.Errorf("the group has members %v, want %v", members, running)
+	}
+	return nil
+}
+
+// settle waits until the running gateways share the partitions evenly and records arrive.
 func (f *field) settle(t *testing.T) {
 	t.Helper()
-	gatewaytest.Await(t, later, func() error {
-		members := f.members(t)
-		running := 0
-		for name, g := range f.gateways {
-			select {
-			case <-g.Done():
-				continue
-			default:
-				running++
-			}
-			if own, fair := len(members[name]), int(f.count)/len(f.gateways); own < fair {
-				return fmt.Errorf("%s has %d partitions of %v, want %d", name, own, members, fair)
-			}
-		}
-		if len(members) != running {
-			return fmt.Errorf("the group has members %v, want %d", members, running)
-		}
-		return nil
-	})
+	gatewaytest.Await(t, later, func() error { return f.shared(t) })
 	f.awaitMore(t, f.receiver.Distinct(f.id)+int(f.count)*10)
 }
 
@@ -218,6 +222,17 @@ func (f *field) awaitMore(t *testing.T, records int) {
 		}
 		return nil
 	})
+}
+
+// partition of the field's topic.
+func (f *field) partition(id int32) gatewaytest.Partition {
+	return gatewaytest.Partition{Topic: f.topic, ID: id}
+}
+
+// some produces so many records, spread over the partitions, at once.
+func (f *field) some(t *testing.T, records int) {
+	t.Helper()
+	f.kafka.ProduceLoad(t, f.produced, gatewaytest.Load{Topic: f.topic, Partitions: f.count, Records: records, Size: recordSize})
 }
 
 // running are the names of the gateways that have not ended, sorted.

@@ -2,7 +2,6 @@ package faults
 
 import (
 	"context"
-	"fmt"
 	"testing"
 	"time"
 
@@ -240,31 +239,4 @@ func TestK11_LatestIsPinnedBeforeTheFirstCommit(t *testing.T) {
 	}
 	f.awaitMore(t, 120)
 	f.finish(t)
-}
-
-// awaitFailed waits until the webhook has failed for a reason.
-func (f *field) awaitFailed(t *testing.T, reason string) {
-	t.Helper()
-	gatewaytest.Await(t, later, func() error {
-		w := f.api().Webhook(t, f.id)
-		if w.State != "failed" || w.StateReason == nil || *w.StateReason != reason {
-			return fmt.Errorf("the webhook is %s, reason %v; want it failed, %s", w.State, w.StateReason, reason)
-		}
-		return nil
-	})
-}
-
-// stopAll ends all gateways in an orderly way.
-func (f *field) stopAll(t *testing.T) {
-	t.Helper()
-	for _, name := range f.running() {
-		f.gateways[name].Signal(t)
-	}
-	for _, name := range names {
-		if g := f.gateways[name]; g != nil {
-			if code := g.AwaitExit(t); code != 0 {
-				t.Errorf("%s: exit code %d, want 0", name, code)
-			}
-		}
-	}
 }
