@@ -106,6 +106,9 @@ func (m *member) run(ctx context.Context) error {
 		m.event(consumer.Poll(int(pollTimeout.Milliseconds())))
 	}
 	err = errors.Join(err, m.fatal)
+	if isFenced(err) { // told now: what follows takes its time
+		m.logger.Error("another process has this one's kafka.group_instance_id, and this one ends", "instance_id", m.kafka.InstanceID)
+	}
 	m.gone = true
 	m.abdicate()
 	m.close()

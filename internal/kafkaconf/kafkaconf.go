@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -51,6 +52,9 @@ const (
 	ConsumerKIP848  = "consumer"
 	defaultAssignor = "cooperative-sticky"
 )
+
+// legalID is what Kafka takes as a group.instance.id.
+var legalID = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,249}$`)
 
 // owned are the properties that the gateway sets itself, or relies on the
 // default of.
@@ -100,6 +104,9 @@ func (c Config) Validate() error {
 	}
 	if p := c.GroupProtocol; p != "" && p != Classic && p != ConsumerKIP848 {
 		errs = append(errs, fmt.Errorf("kafka.group_protocol: %q is neither %s nor %s", p, Classic, ConsumerKIP848))
+	}
+	if id := c.InstanceID; id != "" && !legalID.MatchString(id) {
+		errs = append(errs, fmt.Errorf("kafka.group_instance_id: %q is not made of 1 to 249 letters, digits, dots, underscores and hyphens", id))
 	}
 	refused := false
 	for _, name := range slices.Sorted(maps.Keys(c.Properties)) {

@@ -67,6 +67,8 @@ func TestValidate(t *testing.T) {
 			c.GroupProtocol = "consumer"
 			c.Properties = map[string]string{"max.poll.interval.ms": "9000"}
 		}, []string{"max.poll.interval.ms"}},
+		"a static member":        {func(c *Config) { c.InstanceID = "kpush-0.kpush_1" }, nil},
+		"an illegal instance id": {func(c *Config) { c.InstanceID = "kpush 0" }, []string{"kafka.group_instance_id", "kpush 0"}},
 		"a remote assignor": {func(c *Config) {
 			c.GroupProtocol = "consumer"
 			c.Properties = map[string]string{"group.remote.assignor": "uniform"}
