@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
+	"os"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // unreadableValues are what a webhook's record may hold that this process cannot read.
@@ -73,6 +77,65 @@ func TestAnEntryThatCannotBeReadIsKeptAsideAndNeverOverwritten(t *testing.T) {
 				t.Errorf("the log does not say so: %s", out.String())
 			}
 		})
+	}
+}
+
+func TestWhatWasPinnedStaysWithTheWebhook(t *testing.T) {
+	log := newMemory()
+	r := start(t, log.open(), nil)
+	pinned := map[string]Pinned{
+		"orders":   {TopicID: "000102030405060708090a0b0c0d0e0f", Partitions: 6},
+		"payments": {Partitions: 1},
+	}
+	w := hook("a")
+	w.Topics = []string{"orders", "payments"}
+	if _, err := r.Create(t.Context(), w, pinned); err != nil {
+		t.Fatal(err)
+	}
+	w.Topics = []string{"orders"}
+	replaced, _, err := r.Replace(t.Context(), w, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	paused, err := r.SetState(t.Context(), DefaultTenant, "a", Paused, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.stop()
+	for when, e := range map[string]Entry{
+		"replaced": replaced, "paused": paused, "after a restart": get(t, start(t, log.open(), nil), "a"),
+	} {
+		if diff := cmp.Diff(pinned, e.Pinned); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", when, diff)
+		}
+	}
+}
+
+// The file was written by a build that knew of version 1 alone.
+func TestAnEntryOfVersion1IsReadAndWrittenAnewAsVersion2(t *testing.T) {
+	value, err := os.ReadFile("testdata/entry_v1.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := newMemory()
+	log.put(key(DefaultTenant, "a"), value)
+	r := start(t, log.open(), nil)
+	got := get(t, r, "a")
+	want := hook("a")
+	want.Labels = map[string]string{"team": "payments"}
+	want.State, want.StateReason = Paused, new("by hand")
+	want.CreatedAt = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	want.UpdatedAt = want.CreatedAt.Add(time.Hour)
+	if diff := cmp.Diff(Entry{Webhook: want, Secret: []byte("0123456789abcdef0123456789abcdef")}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	resumed, err := r.SetState(t.Context(), DefaultTenant, "a", Active, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := log.records[len(log.records)-1]
+	if !bytes.HasPrefix(last.value, []byte(`{"version":2,`)) || !bytes.Equal(resumed.Secret, got.Secret) {
+		t.Errorf("written anew as %s, with the secret %q, want version 2 and %q", last.value, resumed.Secret, got.Secret)
 	}
 }
 

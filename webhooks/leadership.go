@@ -85,29 +85,34 @@ func (l *leadership) serve(working context.Context, c change) outcome {
 	ctx, cancel := context.WithTimeout(working, writeTimeout)
 	defer cancel()
 	proven, err := l.settle(ctx)
-	switch {
-	case err != nil && working.Err() != nil:
-		return outcome{err: ErrNotLeader} // nothing of the change has been written
-	case err != nil:
+	if err != nil {
+		if working.Err() != nil {
+			err = ErrNotLeader // nothing of the change has been written
+		}
 		return outcome{err: unavailable(err)}
 	}
 	v, refusal := c.decide(l.lookup(c.key))
-	if refusal != nil || !v.write {
-		if !proven {
-			err = l.append(ctx, markerKey, nil)
-		}
-		if err != nil {
+	if refusal == nil && v.write {
+		return l.carryOut(ctx, c.key, v)
+	}
+	if !proven {
+		if err := l.append(ctx, markerKey, nil); err != nil {
 			return outcome{err: unavailable(err)}
 		}
-		return outcome{entry: v.entry, err: refusal}
 	}
+	return outcome{entry: v.entry, err: refusal}
+}
+
+// carryOut writes what a change has come to.
+func (l *leadership) carryOut(ctx context.Context, recordKey string, v verdict) outcome {
 	var value []byte
 	if !v.remove {
+		var err error
 		if value, err = encode(v.entry, l.keys); err != nil {
 			return outcome{err: err}
 		}
 	}
-	if err := l.append(ctx, c.key, value); err != nil {
+	if err := l.append(ctx, recordKey, value); err != nil {
 		return outcome{err: unavailable(err)}
 	}
 	v.entry.Revision = l.last

@@ -21,6 +21,7 @@ type process struct {
 	*Registry
 	log    *memoryLog
 	resign func() error // ends the latest leadership, and returns what Lead did
+	halt   func()       // ends the reading
 	stop   func()
 }
 
@@ -48,13 +49,16 @@ func follow(t testing.TB, log *memoryLog, keys *Keys, h slog.Handler) *process {
 	go func() { ended <- r.Run(ctx) }()
 	<-r.Ready()
 	p := &process{Registry: r, log: log, resign: func() error { return nil }}
-	p.stop = sync.OnceFunc(func() {
-		p.resign()
+	p.halt = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Errorf("Run: %v", err)
 		}
 	})
+	p.stop = func() {
+		p.resign()
+		p.halt()
+	}
 	t.Cleanup(p.stop)
 	return p
 }
@@ -252,14 +256,20 @@ func TestEntriesAreTheCallers(t *testing.T) {
 	r := start(t, newMemory().open(), nil)
 	w := hook("a")
 	w.Labels["k"] = "v"
-	created := create(t, r, w)
+	pinned := map[string]Pinned{"orders": {Partitions: 3}}
+	created, err := r.Create(t.Context(), w, pinned)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, e := range []Entry{created, get(t, r, "a"), r.List(DefaultTenant)[0]} {
 		e.Webhook.Topics[0], e.Webhook.Labels["k"], e.Secret[0] = "changed", "changed", e.Secret[0]^1
+		delete(e.Pinned, "orders")
 	}
 	w.Labels["k"] = "changed"
+	delete(pinned, "orders")
 	got := get(t, r, "a")
-	if got.Webhook.Topics[0] != "orders" || got.Webhook.Labels["k"] != "v" {
-		t.Errorf("a caller changed what is stored: %+v", got.Webhook)
+	if got.Webhook.Topics[0] != "orders" || got.Webhook.Labels["k"] != "v" || got.Pinned["orders"].Partitions != 3 {
+		t.Errorf("a caller changed what is stored: %+v", got)
 	}
 }
 
