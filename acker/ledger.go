@@ -21,14 +21,15 @@ type Ledger struct {
 	open       int         // deliveries not settled
 	begun      int         // deliveries of which something is settled
 
-	resumed []resumedRun // ascending, not touching, none over a delivery
+	resumed []resumedRun // above Next: ascending, not touching, none over a delivery
+	passed  Run          // the last resumed run that Next went over; Last is -1 for none
 
 	touched []*Delivery // reused by Apply
 }
 
 // NewLedger returns the books of a tenure that begins.
 func NewLedger() *Ledger {
-	return &Ledger{first: -1, end: -1, position: -1, lastSent: -1}
+	return &Ledger{first: -1, end: -1, position: -1, lastSent: -1, passed: Run{-1, -1}}
 }
 
 // Deliver enters a batch read from Kafka as a new delivery, Waiting and with no

@@ -39,12 +39,18 @@ func (l *Ledger) ResumeAcked(runs []Run) {
 }
 
 // Wanted returns what the next delivery may be made of, where offset is that of
-// the next record read: from the first offset that is to be delivered to the last
-// one before a run that an earlier tenure settled. Records below First are to be
-// dropped. A delivery must not reach over such a run, because it would have the
-// bounds of another with more records, and so its id.
+// the next record read: from the first offset at or above it that no earlier
+// tenure settled, to the last one before a run that one did. Records below First
+// are to be dropped. A delivery must not reach over such a run, because it would
+// have the bounds of another with more records, and so its id.
 func (l *Ledger) Wanted(offset int64) Run {
-	first := max(offset, l.end, l.position)
+	if len(l.resumed) == 0 && offset > l.passed.Last {
+		return Run{offset, math.MaxInt64 - 1}
+	}
+	first := offset
+	if l.passed.First <= first {
+		first = max(first, l.passed.Last+1)
+	}
 	for _, r := range l.resumed[l.resumedFrom(first):] {
 		if first < r.First {
 			return Run{first, r.First - 1}
@@ -63,11 +69,12 @@ func (l *Ledger) resumedFrom(offset int64) int {
 }
 
 // pass lets go of the resumed runs that Next has reached. With nothing open Next
-// goes over them.
+// goes over them; the last of them may still have to be read.
 func (l *Ledger) pass() {
 	for len(l.resumed) > 0 && l.resumed[0].First <= l.Next() {
 		if len(l.deliveries) == 0 {
-			l.position = max(l.position, l.resumed[0].Last+1)
+			l.passed = l.resumed[0].Run
+			l.position = max(l.position, l.passed.Last+1)
 		}
 		l.resumed = l.resumed[1:]
 	}

@@ -22,7 +22,9 @@ func TestWanted(t *testing.T) {
 		{"from behind a run settled before", []step{resume(Run{10, 19})}, 10, Run{20, end}},
 		{"between two runs", []step{resume(Run{10, 19}, Run{25, 29})}, 12, Run{20, 24}},
 		{"not what the books have passed already", []step{resume(Run{10, 19}), advance(10)}, 10, Run{20, end}},
-		{"not what was entered", []step{resume(Run{10, 19}), deliver(Run{0, 4})}, 3, Run{5, 9}},
+		{"not what the books have passed already, and another run", []step{resume(Run{10, 19}, Run{25, 29}), advance(10)}, 15, Run{20, 24}},
+		{"what was entered too, for Deliver to refuse", []step{resume(Run{10, 19}), deliver(Run{0, 4})}, 3, Run{3, 9}},
+		{"what lies below everything too, for Deliver to refuse", []step{resume(Run{10, 19}), advance(10)}, 3, Run{3, end}},
 	} {
 		t.Run(test.claim, func(t *testing.T) {
 			if got := play(t, test.given).Wanted(test.offset); got != test.want {

@@ -320,6 +320,14 @@ func TestATooLargeDeliveryWaitsForRoomToBeCut(t *testing.T) {
 	})
 }
 
+func TestTellingOfPlainProgressAllocatesNothing(t *testing.T) {
+	r := newRig(t, acked)
+	r.lane.ledger.Advance(1)
+	if got := testing.AllocsPerRun(1000, func() { r.lane.tell(false) }); got > 0 {
+		t.Errorf("allocations: got %v, want none", got)
+	}
+}
+
 func TestTokensNameTheirOwner(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, acked)

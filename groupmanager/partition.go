@@ -30,12 +30,11 @@ type partition struct {
 	done     chan struct{} // closed when run has returned
 
 	// Owned by run.
-	fetch    *fetch
-	lane     *lane
-	work     context.Context // of the requests under way
-	cut      context.CancelCauseFunc
-	broke    bool // the queue gave an error: nothing more is read in this tenure
-	panicked bool // nothing of fetch and lane is touched any more
+	fetch *fetch
+	lane  *lane
+	work  context.Context // of the requests under way
+	cut   context.CancelCauseFunc
+	broke bool // the queue gave an error: nothing more is read in this tenure
 }
 
 // newPartition returns a partition that run brings to life.
@@ -60,8 +59,13 @@ func newPartition(cfg *laneConfig, t *tenure, src source, paused *atomic.Bool, f
 // stands.
 func (p *partition) run(ctx context.Context, drain time.Duration) {
 	defer close(p.done)
-	defer p.end()
 	defer p.rescue()
+	p.serve(ctx, drain)
+	p.end()
+}
+
+// serve is run without its end.
+func (p *partition) serve(ctx context.Context, drain time.Duration) {
 	p.lane.resume()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -96,26 +100,26 @@ func (p *partition) run(ctx context.Context, drain time.Duration) {
 	p.lane.tell(true)
 }
 
-// rescue keeps a panic in this partition from ending the process.
+// rescue keeps a panic in this partition from ending the process. Requests under
+// way are cut. Buffers are left to the garbage collector: who holds them is not
+// known any more.
 func (p *partition) rescue() {
 	v := recover()
 	if v == nil {
 		return
 	}
-	p.panicked = true
 	p.lane.logger.Error("the partition panicked", "topic", p.tenure.topic, "partition", p.tenure.partition,
 		"panic", v, "stack", string(debug.Stack()))
+	p.cut(errPanicked)
+	p.lane.senders.close()
+	p.tenure.inFlight.Store(0)
 	p.fault(p.tenure.topicPartition, errPanicked)
 }
 
-// end lets go of everything. Requests are under way only after a panic, and are cut;
-// buffers are then left to the garbage collector, since who holds them is not known.
+// end lets go of everything; no request is under way.
 func (p *partition) end() {
 	p.cut(nil)
 	p.lane.senders.close()
-	if p.panicked {
-		return
-	}
 	p.lane.drop()
 	p.fetch.release()
 }
@@ -170,8 +174,9 @@ func (p *partition) atRest() {
 	if len(p.lane.open) > 0 || p.broke {
 		return
 	}
-	if n := p.fetch.source.Position(); n >= 0 {
-		p.lane.ledger.Advance(n)
+	before := p.lane.ledger.Next()
+	p.lane.ledger.Advance(p.fetch.source.Position())
+	if p.lane.ledger.Next() > before {
 		p.lane.tell(false)
 	}
 }

@@ -265,6 +265,21 @@ func TestAnErrorOfTheQueueIsToldAndWhatWasReadIsStillDelivered(t *testing.T) {
 	})
 }
 
+func TestAnOffsetThatComesAgainIsToldAndNotDelivered(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, acked)
+		r.queue.put(5)
+		r.start(t)
+		r.wantSafe(t, 6)
+		r.queue.put(3)
+		r.wantRequests(t, [2]int64{5, 5})
+		r.wantSafe(t, 6)
+		if len(r.faults) != 1 {
+			t.Errorf("faults %v, want that an offset came again", r.faults)
+		}
+	})
+}
+
 func TestWithoutOrderingDeliveriesOvertakeAndTheCommitIsTheContiguousPrefix(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		release := make(chan struct{})

@@ -38,6 +38,7 @@ type senders struct {
 	jobs    chan job
 	results chan done // has room for every job that can be under way
 	started int       // owned by the partition
+	closed  bool      // owned by the partition
 	running sync.WaitGroup
 }
 
@@ -87,8 +88,11 @@ func (s *senders) work(j job) (d done) {
 }
 
 // close ends the senders and waits for them. If a job is still under way, ctx has
-// been cut; its result is dropped.
+// been cut; its result is dropped. Closing again does nothing.
 func (s *senders) close() {
-	close(s.jobs)
+	if !s.closed {
+		s.closed = true
+		close(s.jobs)
+	}
 	s.running.Wait()
 }
