@@ -87,8 +87,10 @@ func (r *reader) take(event kafka.Event) error {
 			r.caughtUp = nil
 		}
 	case kafka.Error:
-		switch {
-		case e.Code() == kafka.ErrAutoOffsetReset || e.Code() == kafka.ErrOffsetOutOfRange:
+		switch reset := e.Code() == kafka.ErrAutoOffsetReset || e.Code() == kafka.ErrOffsetOutOfRange; {
+		case reset && !r.started: // a topic that was just made is not known to every broker yet
+			return fmt.Errorf("asking where the partition begins: %w", e)
+		case reset:
 			return fatal{errLost}
 		case e.IsFatal() || e.Code() == kafka.ErrUnknownTopicOrPart:
 			return fmt.Errorf("reading the partition: %w", e)
