@@ -113,14 +113,14 @@ func TestWhatIsTrustedForAMomentIsAskedAnewThen(t *testing.T) {
 		if p, err := r.Leader(t.Context(), true); err != nil || p != peerC {
 			t.Errorf("asked anew: %v, %v, want %v", p, err, peerC)
 		}
-		g.set(nil, described(peerA), owner(described(peerB)))
+		g.set(nil, described(peerA), owner(described(peerB)), described(peerB)) // b was killed and is back
 		time.Sleep(trusted + time.Millisecond)
 		if p, err := r.Leader(t.Context(), false); err != nil || p != peerB {
 			t.Errorf("after %v: %v, %v, want %v", trusted, p, err, peerB)
 		}
 		others, err := r.Others(t.Context())
 		if err != nil || len(others) != 1 || others[0] != peerB {
-			t.Errorf("Others = %v, %v, want b alone", others, err)
+			t.Errorf("Others = %v, %v, want b alone, and once", others, err)
 		}
 	})
 }
