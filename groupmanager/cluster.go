@@ -2,7 +2,6 @@ package groupmanager
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -34,18 +33,19 @@ type topicInfo struct {
 
 // cluster answers questions about topics, offsets and groups. Safe for concurrent use.
 type cluster struct {
-	admin *kafka.AdminClient
+	admin         *kafka.AdminClient
+	registryTopic string // no pattern's business
 	// tainted is set when a group deletion failed: closing the client would then
 	// abort the process (rkq_refcnt > 0 in librdkafka 2.11).
 	tainted atomic.Bool
 }
 
-func newCluster(conf kafka.ConfigMap) (*cluster, error) {
+func newCluster(conf kafka.ConfigMap, registryTopic string) (*cluster, error) {
 	admin, err := kafka.NewAdminClient(&conf)
 	if err != nil {
 		return nil, fmt.Errorf("making the admin client: %w", err)
 	}
-	return &cluster{admin: admin}, nil
+	return &cluster{admin: admin, registryTopic: registryTopic}, nil
 }
 
 func (c *cluster) close() {
@@ -63,35 +63,6 @@ func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 func (c *cluster) reachable(timeout time.Duration) error {
 	_, err := c.admin.GetMetadata(nil, false, int(timeout.Milliseconds()))
 	return err
-}
-
-// topics describes topics; *TopicError names the first one that does not exist.
-func (c *cluster) topics(ctx context.Context, names []string) (map[string]topicInfo, error) {
-	ctx, cancel := bounded(ctx)
-	defer cancel()
-	res, err := c.admin.DescribeTopics(ctx, kafka.NewTopicCollectionOfTopicNames(names), kafka.SetAdminRequestTimeout(adminTimeout))
-	if err != nil {
-		return nil, fmt.Errorf("describing topics: %w", err)
-	}
-	infos := make(map[string]topicInfo, len(names))
-	for _, t := range res.TopicDescriptions {
-		switch t.Error.Code() {
-		case kafka.ErrNoError:
-		case kafka.ErrUnknownTopicOrPart, kafka.ErrUnknownTopic, kafka.ErrTopicException:
-			return nil, &TopicError{Topic: t.Name}
-		default:
-			return nil, fmt.Errorf("describing topic %q: %w", t.Name, t.Error)
-		}
-		infos[t.Name] = infoOf(t)
-	}
-	return infos, nil
-}
-
-func infoOf(t kafka.TopicDescription) topicInfo {
-	info := topicInfo{partitions: int32(len(t.Partitions))}
-	binary.BigEndian.PutUint64(info.id[:8], uint64(t.TopicID.GetMostSignificantBits()))
-	binary.BigEndian.PutUint64(info.id[8:], uint64(t.TopicID.GetLeastSignificantBits()))
-	return info
 }
 
 // partitionsOf lists every partition of the topics.
@@ -159,10 +130,17 @@ func (c *cluster) endOffsets(ctx context.Context, partitions []kafka.TopicPartit
 	return c.listOffsets(ctx, partitions, kafka.LatestOffsetSpec, kafka.IsolationLevelReadUncommitted)
 }
 
+// errTooLate says that the time in which something might be done was over.
+var errTooLate = errors.New("it took too long")
+
 // pin gives every partition of the webhook's group that has no committed offset
 // the one its start means, while the group is empty. ErrGroupHasMembers: it is not.
-func (c *cluster) pin(ctx context.Context, w webhooks.Webhook, topics map[string]topicInfo) error {
+// After the deadline nothing is committed any more.
+func (c *cluster) pin(ctx context.Context, w webhooks.Webhook, topics map[string]topicInfo, deadline time.Time) error {
 	all := partitionsOf(topics)
+	if len(all) == 0 {
+		return nil
+	}
 	committed, err := c.committedOffsets(ctx, w.GroupID, all)
 	if err != nil {
 		return err
@@ -186,35 +164,28 @@ func (c *cluster) pin(ctx context.Context, w webhooks.Webhook, topics map[string
 	for i, tp := range missing {
 		missing[i].Offset = kafka.Offset(starts[topicPartition{*tp.Topic, tp.Partition}])
 	}
+	if time.Now().After(deadline) {
+		return fmt.Errorf("pinning the start of group %q: %w", w.GroupID, errTooLate)
+	}
 	return c.commit(ctx, w.GroupID, missing)
 }
 
 // empty returns ErrGroupHasMembers unless the group has no live members.
 func (c *cluster) empty(ctx context.Context, group string) error {
-	ctx, cancel := bounded(ctx)
-	defer cancel()
-	res, err := c.admin.DescribeConsumerGroups(ctx, []string{group}, kafka.SetAdminRequestTimeout(adminTimeout))
-	if err != nil {
-		return fmt.Errorf("describing group %q: %w", group, err)
+	members, err := c.members(ctx, group)
+	if err == nil && len(members) > 0 {
+		err = ErrGroupHasMembers
 	}
-	for _, g := range res.ConsumerGroupDescriptions {
-		switch g.Error.Code() {
-		case kafka.ErrNoError, kafka.ErrGroupIDNotFound:
-		default:
-			return fmt.Errorf("describing group %q: %w", group, g.Error)
-		}
-		if len(g.Members) > 0 {
-			return ErrGroupHasMembers
-		}
-	}
-	return nil
+	return err
 }
 
-// starts resolves the webhook's start. Latest means the end a reader of its
-// isolation level sees, so that a transaction still open is delivered when it commits.
+// starts resolves a webhook's start: webhooks.StartEarliest, webhooks.StartLatest or
+// an RFC 3339 time, where a time that no record has reached yet is the end. Latest
+// means the end a reader of the webhook's isolation level sees, so that a
+// transaction still open is delivered when it commits.
 func (c *cluster) starts(ctx context.Context, w webhooks.Webhook, partitions []kafka.TopicPartition) (map[topicPartition]int64, error) {
 	isolation := kafka.IsolationLevelReadCommitted
-	if w.IsolationLevel == "read_uncommitted" {
+	if w.IsolationLevel == webhooks.ReadUncommitted {
 		isolation = kafka.IsolationLevelReadUncommitted
 	}
 	switch w.Start {
@@ -250,19 +221,19 @@ func (c *cluster) commit(ctx context.Context, group string, offsets []kafka.Topi
 	res, err := c.admin.AlterConsumerGroupOffsets(ctx,
 		[]kafka.ConsumerGroupTopicPartitions{{Group: group, Partitions: offsets}}, kafka.SetAdminRequestTimeout(adminTimeout))
 	if err != nil {
-		return fmt.Errorf("committing the start of group %q: %w", group, err)
+		return fmt.Errorf("committing offsets of group %q: %w", group, err)
 	}
 	for _, g := range res.ConsumerGroupsTopicPartitions {
 		for _, tp := range g.Partitions {
 			if tp.Error != nil {
-				return fmt.Errorf("committing the start of %s [%d]: %w", *tp.Topic, tp.Partition, tp.Error)
+				return fmt.Errorf("committing the offset of %s [%d]: %w", *tp.Topic, tp.Partition, tp.Error)
 			}
 		}
 	}
 	return nil
 }
 
-// deleteGroup removes the group and its offsets; it must have no members.
+// deleteGroup removes the group and its offsets; it must have no members, see tainted.
 func (c *cluster) deleteGroup(ctx context.Context, group string) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()

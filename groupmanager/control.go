@@ -5,79 +5,169 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/kpush/kpush/webhooks"
 )
+
+const (
+	// formerPatience is how long a new webhook waits until members of a deleted one
+	// with its group have left.
+	formerPatience = 10 * time.Second
+
+	// membersPause comes before a group is looked at again.
+	membersPause = 200 * time.Millisecond
+
+	// pinPatience is how long after the leadership was known the start of a group
+	// may still be pinned; see Manager.pinStart.
+	pinPatience = 5 * time.Second
+)
+
+// The changes below are made wholly at the leader, whichever replica was asked:
+// only there nobody else decides meanwhile. A replica that does not lead passes the
+// change on, once, and answers when it has read back what came of it.
 
 // Create registers a webhook. Its topics must exist (*TopicError), its group must
 // be free (webhooks.ErrGroupInUse), and its start is pinned before it is written,
 // so that a record produced after Create returned is delivered. The entry's
 // secret is shown to the caller this once. Errors besides are those of
-// webhooks.Registry.Create; errors.Is(err, webhooks.ErrUnavailable) when Kafka
-// could not be asked.
+// webhooks.Registry.Create; errors.Is(err, webhooks.ErrUnavailable) when Kafka or
+// the leader could not be asked.
 func (m *Manager) Create(ctx context.Context, w webhooks.Webhook) (webhooks.Entry, error) {
-	if _, err := m.registry.Get(w.Tenant, w.ID); err == nil {
-		return webhooks.Entry{}, webhooks.ErrExists
-	}
-	for _, e := range m.registry.List(w.Tenant) {
-		if e.Webhook.GroupID == w.GroupID {
-			return webhooks.Entry{}, webhooks.ErrGroupInUse
-		}
-	}
-	topics, err := m.checkTopics(ctx, w)
+	c, err := lead(ctx, m, operationCreate, w, func(ctx context.Context) (change, error) { return m.create(ctx, w) })
 	if err != nil {
 		return webhooks.Entry{}, err
 	}
-	m.awaitFormer(ctx, w)
-	switch err := m.cluster.pin(ctx, w, topics); {
-	case errors.Is(err, ErrGroupHasMembers):
-		return webhooks.Entry{}, fmt.Errorf("%w: %w", webhooks.ErrGroupInUse, err)
-	case err != nil:
-		return webhooks.Entry{}, unavailable(err)
+	return m.read(ctx, w.Tenant, w.ID, c)
+}
+
+// create is Create at the leader. One creator has a group at a time, from the look
+// whether it is free to the webhook's place in the registry. If two could be in
+// here, the second might find partitions without a commit, wait, and pin a later
+// "latest" after the first has had its answer: what was produced in between would
+// never be delivered.
+func (m *Manager) create(ctx context.Context, w webhooks.Webhook) (change, error) {
+	unlock, err := m.groupLocks.lock(ctx, w.GroupID)
+	if err != nil {
+		return change{}, err
 	}
+	defer unlock()
+	if err := m.registry.Confirm(ctx); err != nil {
+		return change{}, err
+	}
+	known := time.Now()
+	if _, err := m.registry.Get(w.Tenant, w.ID); err == nil {
+		return change{}, webhooks.ErrExists
+	}
+	if m.webhookOf(w.Tenant, w.GroupID) != "" {
+		return change{}, webhooks.ErrGroupInUse
+	}
+	topics, err := m.checkTopics(ctx, w)
+	if err != nil {
+		return change{}, err
+	}
+	if err := m.pinStart(ctx, w, topics, known); err != nil {
+		return change{}, err
+	}
+	e, err := m.registry.Create(ctx, w, pinnedTopics(topics))
+	return change{Revision: e.Revision, Created: true, entry: e}, err
+}
+
+// standing is a webhook as it stands at the leader. What is not there may have been
+// written by the leader before and not been read yet: before that is told, it is
+// certain.
+func (m *Manager) standing(ctx context.Context, tenant, id string) (webhooks.Entry, error) {
+	e, err := m.registry.Get(tenant, id)
+	if !errors.Is(err, webhooks.ErrNotFound) {
+		return e, err
+	}
+	if err := m.registry.Confirm(ctx); err != nil {
+		return webhooks.Entry{}, err
+	}
+	return m.registry.Get(tenant, id)
+}
+
+// pinnedTopics is what a webhook's registration remembers of its topics.
+func pinnedTopics(topics map[string]topicInfo) map[string]webhooks.Pinned {
 	pinned := make(map[string]webhooks.Pinned, len(topics))
 	for name, info := range topics {
 		pinned[name] = webhooks.Pinned{TopicID: hex.EncodeToString(info.id[:]), Partitions: info.partitions}
 	}
-	return m.registry.Create(ctx, w, pinned)
+	return pinned
 }
 
-// awaitFormer waits until a deleted webhook of that name has left its group.
-func (m *Manager) awaitFormer(ctx context.Context, w webhooks.Webhook) {
-	g := m.find(w.Tenant, w.ID)
-	if g == nil {
-		return
+// pinStart pins the start of a webhook's group, which must be free of members.
+// Members of a deleted webhook of ours may still be leaving it: they are waited for.
+//
+// Kafka does not fence commits to an empty group, so a process that led, was
+// stopped, and goes on in here could pin a later start than its successor did. It
+// finds its time over instead: pinPatience, from when it was known to lead, is
+// shorter than any session whose end would have made somebody else the leader.
+func (m *Manager) pinStart(ctx context.Context, w webhooks.Webhook, topics map[string]topicInfo, known time.Time) error {
+	leaving := time.Now().Add(formerPatience)
+	for {
+		err := m.cluster.pin(ctx, w, topics, known.Add(pinPatience))
+		switch {
+		case err == nil:
+			return nil
+		case !errors.Is(err, ErrGroupHasMembers):
+			return unavailable(err)
+		case time.Now().After(leaving) || !m.onlyOurs(ctx, w.GroupID):
+			return fmt.Errorf("%w: %w", webhooks.ErrGroupInUse, err)
+		}
+		select {
+		case <-time.After(membersPause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if err := m.registry.Confirm(ctx); err != nil {
+			return err
+		}
+		known = time.Now()
 	}
-	g.stop()
-	select {
-	case <-g.done:
-	case <-ctx.Done():
-	}
+}
+
+// onlyOurs tells whether all members of a group are those of replicas.
+func (m *Manager) onlyOurs(ctx context.Context, group string) bool {
+	members, err := m.cluster.members(ctx, group)
+	return err == nil && !slices.ContainsFunc(members, func(m groupMember) bool { return m.replica == "" })
 }
 
 // Put creates a webhook or replaces its content; the same content again changes
 // nothing. With ifMatch the stored revision must be that one (webhooks.ErrPrecondition).
 func (m *Manager) Put(ctx context.Context, w webhooks.Webhook, ifMatch *int64) (e webhooks.Entry, created bool, err error) {
-	before, err := m.registry.Get(w.Tenant, w.ID)
+	c, err := lead(ctx, m, operationPut, putRequest{w, ifMatch}, func(ctx context.Context) (change, error) { return m.put(ctx, w, ifMatch) })
+	if err != nil {
+		return webhooks.Entry{}, false, err
+	}
+	e, err = m.read(ctx, w.Tenant, w.ID, c)
+	return m.withFailure(e), c.Created, err
+}
+
+// put is Put at the leader.
+func (m *Manager) put(ctx context.Context, w webhooks.Webhook, ifMatch *int64) (change, error) {
+	before, err := m.standing(ctx, w.Tenant, w.ID)
 	if errors.Is(err, webhooks.ErrNotFound) {
 		if ifMatch != nil {
-			return webhooks.Entry{}, false, webhooks.ErrPrecondition
+			return change{}, webhooks.ErrPrecondition
 		}
-		if e, err = m.Create(ctx, w); !errors.Is(err, webhooks.ErrExists) {
-			return e, err == nil, err
+		var c change
+		if c, err = m.create(ctx, w); !errors.Is(err, webhooks.ErrExists) {
+			return c, err
 		}
 		before, err = m.registry.Get(w.Tenant, w.ID) // somebody else was faster
 	}
 	if err != nil {
-		return webhooks.Entry{}, false, err
+		return change{}, err
 	}
 	if !sameTopics(before.Webhook, w) {
 		if _, err := m.checkTopics(ctx, w); err != nil {
-			return webhooks.Entry{}, false, err
+			return change{}, err
 		}
 	}
-	e, _, err = m.registry.Replace(ctx, w, ifMatch)
-	return m.withState(e), false, err
+	e, _, err := m.registry.Replace(ctx, w, ifMatch)
+	return change{Revision: e.Revision, entry: e}, err
 }
 
 func sameTopics(a, b webhooks.Webhook) bool {
@@ -94,101 +184,139 @@ func deref(d webhooks.DeadLetter) webhooks.DeadLetter {
 
 // checkTopics describes the webhook's topics; its dead letter topic must exist, too.
 func (m *Manager) checkTopics(ctx context.Context, w webhooks.Webhook) (map[string]topicInfo, error) {
-	topics, err := m.cluster.topics(ctx, w.Topics)
+	topics, err := m.cluster.resolve(ctx, w)
 	if err == nil && w.DeadLetter.Topic != nil {
 		_, err = m.cluster.topics(ctx, []string{*w.DeadLetter.Topic})
 	}
-	var missing *TopicError
-	if err != nil && !errors.As(err, &missing) {
-		err = unavailable(err)
-	}
-	return topics, err
+	return topics, topicOr(err)
 }
 
-// unavailable marks an error as Kafka's, not the caller's.
-func unavailable(err error) error { return fmt.Errorf("%w: %w", webhooks.ErrUnavailable, err) }
-
-// Get returns a webhook with the state it is in now.
-func (m *Manager) Get(tenant, id string) (webhooks.Entry, error) {
-	e, err := m.registry.Get(tenant, id)
-	return m.withState(e), err
+// topicOr marks what is no *TopicError as Kafka's.
+func topicOr(err error) error {
+	if _, missing := errors.AsType[*TopicError](err); missing || err == nil {
+		return err
+	}
+	return unavailable(err)
 }
 
-// List returns all webhooks of a tenant, ordered by id, with the states they are in now.
-func (m *Manager) List(tenant string) []webhooks.Entry {
-	entries := m.registry.List(tenant)
-	for i := range entries {
-		entries[i] = m.withState(entries[i])
-	}
-	return entries
-}
-
-// withState lays a running group's failure over a stored active.
-func (m *Manager) withState(e webhooks.Entry) webhooks.Entry {
-	if e.Webhook.State != webhooks.Active {
-		return e
-	}
-	if g := m.find(e.Webhook.Tenant, e.Webhook.ID); g != nil {
-		if reason := g.failure(); reason != "" {
-			e.Webhook.State, e.Webhook.StateReason = webhooks.Failed, &reason
-		}
-	}
-	return e
-}
-
-// Delete removes a webhook. When it returns no request is sent any more, except
-// those under way. With offsets, the Kafka group and its offsets are removed once
-// the member has left.
+// Delete removes a webhook. When it returns no request is sent any more by any
+// replica, except those under way. With offsets, the Kafka group and its offsets
+// are removed once all members have left. With webhooks.ErrUnavailable the webhook
+// may be gone already, and not every replica may know.
 func (m *Manager) Delete(ctx context.Context, tenant, id string, offsets bool) error {
-	e, err := m.registry.Get(tenant, id)
+	in := deleteRequest{webhookTarget{tenant, id}, offsets}
+	c, err := lead(ctx, m, operationDelete, in, func(ctx context.Context) (change, error) { return m.remove(ctx, in) })
+	if err != nil {
+		return err
+	}
+	return m.await(ctx, c.Revision)
+}
+
+// remove is Delete at the leader.
+func (m *Manager) remove(ctx context.Context, in deleteRequest) (change, error) {
+	e, err := m.standing(ctx, in.Tenant, in.ID)
 	if err != nil && !errors.Is(err, webhooks.ErrUnreadable) {
-		return err
+		return change{}, err
 	}
-	g := m.find(tenant, id)
-	if err := m.registry.Delete(ctx, tenant, id); err != nil {
-		return err
+	if err := m.registry.Delete(ctx, in.Tenant, in.ID); err != nil {
+		return change{}, err
 	}
-	if g != nil {
-		g.quiesce(ctx)
-		g.stop()
+	revision := m.registry.Revision() // not before the deletion's
+	if err := m.quiesceAll(ctx, e.Webhook.GroupID, quiesceRequest{in.webhookTarget, revision}); err != nil {
+		return change{}, err
 	}
-	if !offsets || e.Webhook.GroupID == "" {
-		return nil
-	}
-	if g != nil {
-		select {
-		case <-g.done:
-		case <-ctx.Done():
-			return unavailable(fmt.Errorf("waiting for the group to be left: %w", ctx.Err()))
+	if in.Offsets && e.Webhook.GroupID != "" {
+		if err := m.deleteGroup(ctx, e.Webhook.GroupID); err != nil {
+			return change{}, unavailable(err)
 		}
 	}
-	if err := m.cluster.deleteGroup(ctx, e.Webhook.GroupID); err != nil {
-		return unavailable(err)
-	}
-	return nil
+	return change{Revision: revision}, nil
 }
 
-// Pause stops deliveries and keeps the member in its group. Idempotent. When it
-// returns nothing new is sent.
+// deleteGroup waits until everybody has left the group, and removes it. The wait
+// is not only politeness: a deletion that Kafka refuses costs the admin client.
+func (m *Manager) deleteGroup(ctx context.Context, group string) error {
+	for {
+		members, err := m.cluster.members(ctx, group)
+		if err != nil {
+			return err
+		}
+		if len(members) == 0 {
+			return m.cluster.deleteGroup(ctx, group)
+		}
+		select {
+		case <-time.After(membersPause):
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for group %q to be left: %w", group, ctx.Err())
+		}
+	}
+}
+
+// Pause stops deliveries and keeps the members in their group. Idempotent. When it
+// returns nothing new is sent by any replica. With webhooks.ErrUnavailable the
+// webhook may be paused already, and not every replica may know.
 func (m *Manager) Pause(ctx context.Context, tenant, id string) (webhooks.Entry, error) {
-	e, err := m.registry.SetState(ctx, tenant, id, webhooks.Paused, nil)
+	in := webhookTarget{tenant, id}
+	c, err := lead(ctx, m, operationPause, in, func(ctx context.Context) (change, error) { return m.pause(ctx, in) })
 	if err != nil {
 		return webhooks.Entry{}, err
 	}
-	if g := m.find(tenant, id); g != nil {
-		g.quiesce(ctx)
-	}
-	return e, nil
+	return m.read(ctx, tenant, id, c)
 }
 
-// Resume lets deliveries go on, of a disabled or failed webhook too. Idempotent.
+// pause is Pause at the leader.
+func (m *Manager) pause(ctx context.Context, in webhookTarget) (change, error) {
+	e, err := m.registry.SetState(ctx, in.Tenant, in.ID, webhooks.Paused, nil)
+	if err != nil {
+		return change{}, err
+	}
+	return change{Revision: e.Revision, entry: e}, m.quiesceAll(ctx, e.Webhook.GroupID, quiesceRequest{in, e.Revision})
+}
+
+// Resume lets deliveries go on, of a disabled or failed webhook too, and has every
+// replica try at once that was waiting to. Idempotent.
 func (m *Manager) Resume(ctx context.Context, tenant, id string) (webhooks.Entry, error) {
-	e, err := m.registry.SetState(ctx, tenant, id, webhooks.Active, nil)
+	in := webhookTarget{tenant, id}
+	c, err := lead(ctx, m, operationResume, in, func(ctx context.Context) (change, error) { return m.resume(ctx, in) })
 	if err != nil {
 		return webhooks.Entry{}, err
 	}
-	if g := m.find(tenant, id); g != nil {
-		g.again()
+	e, err := m.read(ctx, tenant, id, c)
+	return m.withFailure(e), err
+}
+
+// resume is Resume at the leader.
+func (m *Manager) resume(ctx context.Context, in webhookTarget) (change, error) {
+	e, err := m.registry.SetState(ctx, in.Tenant, in.ID, webhooks.Active, nil)
+	if err != nil {
+		return change{}, err
 	}
-	return m.withState(e), nil
+	m.againAll(ctx, in)
+	return change{Revision: e.Revision, entry: e}, nil
+}
+
+// disable writes down, at the leader, that the receiver has answered 410 to the
+// webhook as it stood at a revision. If it has changed since, the next 410 tells.
+// Other replicas stop with what they read in the registry, at the latest.
+func (m *Manager) disable(ctx context.Context, in quiesceRequest) (change, error) {
+	if err := m.registry.Confirm(ctx); err != nil {
+		return change{}, err
+	}
+	e, err := m.registry.Get(in.Tenant, in.ID)
+	if err != nil {
+		return change{}, err
+	}
+	if e.Revision != in.Revision {
+		return change{Revision: e.Revision, entry: e}, nil
+	}
+	reason := "gone"
+	if e, err = m.registry.SetState(ctx, in.Tenant, in.ID, webhooks.Disabled, &reason); err != nil {
+		return change{}, err
+	}
+	confirming, cancel := context.WithTimeout(ctx, goneConfirm)
+	defer cancel()
+	if err := m.quiesceAll(confirming, e.Webhook.GroupID, quiesceRequest{in.webhookTarget, e.Revision}); err != nil {
+		m.logger.Warn("not every replica has confirmed that a webhook is disabled", "webhook", in.ID, "error", err)
+	}
+	return change{Revision: e.Revision, entry: e}, nil
 }

@@ -36,8 +36,8 @@ func (m *Manager) observe() (unregister func(), err error) {
 	}
 	r, err := m.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		count := map[webhooks.State]int64{webhooks.Active: 0, webhooks.Paused: 0, webhooks.Disabled: 0, webhooks.Failed: 0}
-		for _, e := range m.List(webhooks.DefaultTenant) {
-			count[e.Webhook.State]++
+		for _, e := range m.registry.List(webhooks.DefaultTenant) {
+			count[m.withFailure(e).Webhook.State]++ // each replica tells its own failures
 		}
 		for state, n := range count {
 			o.ObserveInt64(states, n, metric.WithAttributes(attribute.String(telemetry.AttrState, string(state))))

@@ -133,7 +133,7 @@ func (g *group) live(parent context.Context) error {
 	secret := g.entry.Secret
 	g.mu.Unlock()
 
-	topics, err := g.shared.cluster.topics(ctx, w.Topics)
+	topics, err := g.shared.cluster.resolve(ctx, w)
 	if err != nil {
 		return err
 	}
@@ -145,12 +145,18 @@ func (g *group) live(parent context.Context) error {
 		return fmt.Errorf("making the delivery client: %w", err)
 	}
 	defer client.Close()
+	told, endCalls, err := g.lifecycle(w, secret)
+	if err != nil {
+		return err
+	}
+	defer endCalls()
 	m, logs, err := g.join(ctx, w, client)
 	if err != nil {
 		return err
 	}
 	defer logs()
 	g.mu.Lock()
+	m.lifecycle = told
 	g.member, g.reason = m, ""
 	g.mu.Unlock()
 	err = m.run(ctx, w.Topics)
@@ -163,6 +169,19 @@ func (g *group) live(parent context.Context) error {
 	return err
 }
 
+// lifecycle makes what tells the receiver of partitions, nil if it wants to hear
+// nothing; end closes its connections, after the member has left.
+func (g *group) lifecycle(w webhooks.Webhook, secret []byte) (l *lifecycle, end func(), err error) {
+	if w.Lifecycle == nil {
+		return nil, func() {}, nil
+	}
+	n, err := delivery.NewNotifier(delivery.Config{Webhook: w, Secret: secret, UserAgent: g.shared.cfg.UserAgent})
+	if err != nil {
+		return nil, nil, fmt.Errorf("making the client of lifecycle calls: %w", err)
+	}
+	return newLifecycle(n, w.Retry, g.logger), n.Close, nil
+}
+
 // join makes the member; logs ends the reading of its client's log, after the member has left.
 func (g *group) join(ctx context.Context, w webhooks.Webhook, client *delivery.Client) (m *member, logs func(), err error) {
 	s := g.shared
@@ -170,7 +189,7 @@ func (g *group) join(ctx context.Context, w webhooks.Webhook, client *delivery.C
 	if err != nil {
 		return nil, nil, fmt.Errorf("making metrics: %w", err)
 	}
-	conf := s.cfg.Kafka.Consumer(w)
+	conf := s.cfg.Kafka.Consumer(w, s.cluster.registryTopic)
 	session := s.leaseOf(ctx, conf)
 	conf["statistics.interval.ms"] = int(max(minStatistics, session/statisticsPart).Milliseconds())
 	born := time.Now()
@@ -319,14 +338,17 @@ func (g *group) again() {
 	}
 }
 
-// quiesce returns once nothing new is sent to the receiver any more, until the
-// webhook is resumed. Requests under way may go on.
-func (g *group) quiesce(ctx context.Context) {
-	g.paused.Store(true)
+// quiesce returns once nothing new is sent to the receiver any more because of what
+// stood in the registry before the revision. Requests under way may go on. A webhook
+// that is past that revision already, resumed or made anew, is left alone.
+func (g *group) quiesce(ctx context.Context, revision int64) {
 	g.mu.Lock()
-	m := g.member
+	m, past := g.member, g.entry.Revision > revision
+	if !past {
+		g.paused.Store(true)
+	}
 	g.mu.Unlock()
-	if m == nil {
+	if m == nil || past {
 		return
 	}
 	for _, h := range m.all() {

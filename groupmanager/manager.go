@@ -20,25 +20,34 @@ import (
 	"github.com/kpush/kpush/acker"
 	"github.com/kpush/kpush/internal/kafkaconf"
 	"github.com/kpush/kpush/internal/telemetry"
+	"github.com/kpush/kpush/replica"
 	"github.com/kpush/kpush/webhooks"
 )
 
 const (
-	healthInterval = 5 * time.Second // between two looks whether a broker answers
-	healthTimeout  = 3 * time.Second
-	goneQueue      = 64 // 410s that wait to be written to the registry
-	goneRetry      = 5 * time.Second
+	goneQueue   = 64 // 410s that wait to be told to the leader
+	goneRetry   = 5 * time.Second
+	goneConfirm = 5 * time.Second // what the leader waits for other replicas because of a 410
 )
 
-// Config is what a Manager is made from. All fields but Logger, Tracing and
-// DrainTimeout are required.
+// Config is what a Manager is made from. All fields but Peers, RegistryTopic,
+// Logger, Tracing and DrainTimeout are required.
 type Config struct {
 	Kafka     kafkaconf.Config
 	Registry  *webhooks.Registry
 	Keys      *webhooks.Keys // ack tokens and delivery ids are keyed from it
 	ReplicaID string         // shown as owner of partitions
-	AckURL    string         // told to receivers
-	UserAgent string         // kpush/<version>
+
+	// Peers are the replicas this one is among; its id there is ReplicaID. New tells
+	// them what this replica does for others. Default: none, this one leads always.
+	Peers Peers
+
+	// RegistryTopic is matched by no pattern of topics. Topics whose names begin
+	// with __ are not either.
+	RegistryTopic string
+
+	AckURL    string // told to receivers
+	UserAgent string // kpush/<version>
 	// DrainTimeout is how long requests under way may go on when partitions are
 	// given up; six tenths of max.poll.interval.ms if that is less. Default 25s.
 	DrainTimeout time.Duration
@@ -52,13 +61,21 @@ type Config struct {
 type Manager struct {
 	*shared
 	registry *webhooks.Registry
-	healthy  atomic.Bool // a broker answered lately
+	peers    Peers
+	health   health
 	draining atomic.Bool
 	goneCh   chan gone
 	acks     metric.Int64Counter
+	moved    metric.Int64Counter
 
-	mu     sync.Mutex
-	groups map[webhookKey]*group
+	groupLocks keyLocks // by Kafka group: Manager.create
+	seekLocks  keyLocks // by webhook: Manager.seek
+	owners     owners
+	failing    failingElsewhere
+
+	mu      sync.Mutex
+	groups  map[webhookKey]*group
+	leaving []*group // of deleted webhooks, still draining maybe
 }
 
 type webhookKey struct{ tenant, id string }
@@ -94,9 +111,10 @@ func New(cfg Config) (*Manager, error) {
 	if cfg.DrainTimeout == 0 {
 		cfg.DrainTimeout = 25 * time.Second
 	}
+	cfg.Kafka.ClientID = clientPrefix + cfg.ReplicaID // by which the owner of a partition is found
 	admin := cfg.Kafka.Admin()
 	delete(admin, "go.logs.channel.enable") // an admin client has no log channel
-	cluster, err := newCluster(admin)
+	cluster, err := newCluster(admin, cfg.RegistryTopic)
 	if err != nil {
 		return nil, err
 	}
@@ -106,8 +124,12 @@ func New(cfg Config) (*Manager, error) {
 		cluster.close()
 		return nil, fmt.Errorf("making the dead letter producer: %w", err)
 	}
+	if cfg.Peers == nil {
+		cfg.Peers = alone{replica.Peer{ID: cfg.ReplicaID}}
+	}
 	m := &Manager{
 		registry: cfg.Registry,
+		peers:    cfg.Peers,
 		goneCh:   make(chan gone, goneQueue),
 		groups:   make(map[webhookKey]*group),
 	}
@@ -118,13 +140,16 @@ func New(cfg Config) (*Manager, error) {
 		meter:  otel.Meter(telemetry.Scope), tracer: otel.Tracer(telemetry.Scope),
 		logger: cfg.Logger, gone: m.noteGone, readLogs: logReader(cfg.Kafka),
 	}
-	m.acks, err = m.meter.Int64Counter(telemetry.Acks, metric.WithUnit(telemetry.UnitAcks),
-		metric.WithDescription("Acks by POST /ack, by the answer they got."))
-	if err != nil {
+	m.health.heard(time.Now())
+	b := builder{meter: m.meter}
+	m.acks = b.counter(telemetry.Acks, telemetry.UnitAcks, "Acks by POST /ack, by the answer they got.")
+	m.moved = b.counter(telemetry.OffsetsMoved, telemetry.UnitPartitions, "Partitions whose committed offset was moved on request.")
+	if b.err != nil {
 		producer.Close()
 		cluster.close()
-		return nil, fmt.Errorf("making metrics: %w", err)
+		return nil, fmt.Errorf("making metrics: %w", b.err)
 	}
+	m.handle(cfg.Peers)
 	return m, nil
 }
 
@@ -202,7 +227,7 @@ func (m *Manager) reconcile(ctx context.Context, running *sync.WaitGroup) {
 		}
 		var former <-chan struct{}
 		if g != nil { // deleted and created again between two looks
-			g.stop()
+			m.leave(g)
 			former = g.done
 		}
 		g = newGroup(m.shared, e)
@@ -220,6 +245,20 @@ func (m *Manager) reconcile(ctx context.Context, running *sync.WaitGroup) {
 		default: // still leaving; a webhook of that name waits for it
 		}
 	}
+	m.leaving = slices.DeleteFunc(m.leaving, func(g *group) bool {
+		select {
+		case <-g.done:
+			return true
+		default:
+			return false
+		}
+	})
+}
+
+// leave ends a group whose place another one takes. m.mu is held.
+func (m *Manager) leave(g *group) {
+	g.stop()
+	m.leaving = append(m.leaving, g)
 }
 
 // sameLife tells whether a member made for a also serves b.
@@ -239,54 +278,27 @@ func (m *Manager) find(tenant, id string) *group {
 	return m.groups[webhookKey{tenant, id}]
 }
 
+// lives are all groups of a webhook that may still send something: the running one
+// and those of former webhooks of its name.
+func (m *Manager) lives(key webhookKey) []*group {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []*group
+	for _, g := range m.leaving {
+		if keyOf(g.webhook()) == key {
+			all = append(all, g)
+		}
+	}
+	if g := m.groups[key]; g != nil {
+		all = append(all, g)
+	}
+	return all
+}
+
 func (m *Manager) all() []*group {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Collect(maps.Values(m.groups))
-}
-
-// Ready returns nil, or why the gateway cannot serve.
-func (m *Manager) Ready() error {
-	if m.draining.Load() {
-		return errors.New("draining")
-	}
-	select {
-	case <-m.registry.Ready():
-	default:
-		return errors.New("the registry has not been read yet")
-	}
-	if !m.healthy.Load() {
-		return errors.New("no Kafka broker answers")
-	}
-	return nil
-}
-
-// watchHealth looks whether a broker answers; a failure is logged with growing pauses.
-func (m *Manager) watchHealth(ctx context.Context) {
-	quiet := healthInterval
-	var next time.Time
-	for {
-		err := m.cluster.reachable(healthTimeout)
-		m.healthy.Store(err == nil)
-		switch now := time.Now(); {
-		case err == nil && !next.IsZero():
-			m.logger.Info("Kafka answers again")
-			next, quiet = time.Time{}, healthInterval
-		case err != nil && !now.Before(next):
-			m.logger.Warn("no Kafka broker answers, will try again", "brokers", m.cfg.Kafka.Brokers, "error", err, "next_warning_in", quiet)
-			next = now.Add(quiet)
-			quiet = min(2*quiet, restartMax)
-		}
-		wait := healthInterval
-		if err != nil {
-			wait = time.Second
-		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 // drainReports reads what the producer tells besides delivery reports; unread it
@@ -308,9 +320,8 @@ func (m *Manager) noteGone(g *group, revision int64) {
 	}
 }
 
-// disableGone writes down that receivers answered 410.
+// disableGone tells the leader that receivers answered 410.
 func (m *Manager) disableGone(ctx context.Context) {
-	reason := "gone"
 	for {
 		select {
 		case <-ctx.Done():
@@ -318,12 +329,13 @@ func (m *Manager) disableGone(ctx context.Context) {
 		case n := <-m.goneCh:
 			for n.group.revision() == n.revision && ctx.Err() == nil {
 				w := n.group.webhook()
-				_, err := m.registry.SetState(ctx, w.Tenant, w.ID, webhooks.Disabled, &reason)
+				in := quiesceRequest{webhookTarget{w.Tenant, w.ID}, n.revision}
+				_, err := lead(ctx, m, operationDisable, in, func(ctx context.Context) (change, error) { return m.disable(ctx, in) })
 				if err == nil || errors.Is(err, webhooks.ErrNotFound) {
 					m.logger.Warn("the receiver answered 410, the webhook is disabled", "webhook", w.ID)
 					break
 				}
-				m.logger.Error("the webhook could not be disabled, it stays paused", "webhook", w.ID, "error", err)
+				m.logger.Error("the webhook could not be disabled, it stays paused here", "webhook", w.ID, "error", err)
 				select {
 				case <-time.After(goneRetry):
 				case <-ctx.Done():

@@ -1,12 +1,8 @@
 package groupmanager_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"maps"
-	"os"
 	"testing"
 	"time"
 
@@ -15,165 +11,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/kpush/kpush/groupmanager"
-	"github.com/kpush/kpush/internal/devbroker"
 	"github.com/kpush/kpush/internal/gatewaytest"
-	"github.com/kpush/kpush/internal/kafkaconf"
 	"github.com/kpush/kpush/webhooks"
-	"github.com/kpush/kpush/webhooks/kafkastore"
 )
 
 // patience is how long a test waits for what must come.
 const patience = 30 * time.Second
-
-// house is a manager with its registry on an embedded broker.
-type house struct {
-	*groupmanager.Manager
-	kafka    *gatewaytest.Kafka
-	brokers  string
-	receiver *gatewaytest.Receiver
-	stop     func()
-
-	properties map[string]string // of the Kafka client, besides the usual ones
-}
-
-// embedded starts a broker in memory.
-func embedded(t *testing.T) string {
-	t.Helper()
-	broker, err := devbroker.Start(devbroker.Options{Listen: "127.0.0.1:0", Ephemeral: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { broker.Close() })
-	return broker.Addr()
-}
-
-func newHouse(t *testing.T, script gatewaytest.Script) *house {
-	t.Helper()
-	h := &house{brokers: embedded(t), receiver: gatewaytest.NewReceiver(t, script)}
-	h.kafka = gatewaytest.DialKafka(t, h.brokers)
-	h.start(t)
-	return h
-}
-
-// start runs a manager and its registry until stop, or the end of the test.
-func (h *house) start(t *testing.T) {
-	t.Helper()
-	logger := slog.New(slog.DiscardHandler)
-	if os.Getenv("KPUSH_TEST_LOG") != "" {
-		logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
-	}
-	conf := kafkaconf.Config{Brokers: []string{h.brokers}, Logger: logger, Properties: map[string]string{
-		"session.timeout.ms": "6000", "heartbeat.interval.ms": "500", "topic.metadata.refresh.interval.ms": "1000",
-	}}
-	maps.Copy(conf.Properties, h.properties)
-	keys, err := webhooks.NewKeys("MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
-	if err != nil {
-		t.Fatal(err)
-	}
-	log, err := kafkastore.New(kafkastore.Config{Kafka: conf, Logger: logger})
-	if err != nil {
-		t.Fatal(err)
-	}
-	registry := webhooks.NewRegistry(log, keys, logger)
-	h.Manager, err = groupmanager.New(groupmanager.Config{
-		Kafka: conf, Registry: registry, Keys: keys, ReplicaID: "replica-1",
-		AckURL: "http://gateway.test/ack", UserAgent: "kpush/test", DrainTimeout: 5 * time.Second, Logger: logger,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	reading, stopReading := context.WithCancel(context.Background())
-	managed, read, led := make(chan error, 1), make(chan error, 1), make(chan error, 1)
-	go func() { managed <- h.Run(ctx) }()
-	go func() { read <- registry.Run(reading) }()
-	go func() { led <- registry.Lead(reading) }()
-	stopped := false
-	h.stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
-		cancel()
-		if err := <-managed; err != nil {
-			t.Errorf("the manager ended with %v", err)
-		}
-		stopReading()
-		<-read
-		<-led
-	}
-	t.Cleanup(h.stop)
-	gatewaytest.Await(t, patience, h.Ready)
-	gatewaytest.Await(t, patience, func() error { return registry.Confirm(t.Context()) })
-}
-
-// webhook registers one that delivers the topic to the receiver.
-func (h *house) webhook(t *testing.T, id, topic string, change ...func(*webhooks.Webhook)) webhooks.Entry {
-	t.Helper()
-	e, err := h.Create(t.Context(), h.spec(t, id, topic, change...))
-	if err != nil {
-		t.Fatalf("creating webhook %s: %v", id, err)
-	}
-	h.receiver.Verify(t, id, webhooks.FormatSecret(e.Secret))
-	return e
-}
-
-func (h *house) spec(t *testing.T, id, topic string, change ...func(*webhooks.Webhook)) webhooks.Webhook {
-	t.Helper()
-	w, err := webhooks.Decode(fmt.Appendf(nil, `{"url":%q,"topics":[%q]}`, h.receiver.URL(id), topic), id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range change {
-		c(&w)
-	}
-	return w
-}
-
-func earliest(w *webhooks.Webhook) { w.Start = webhooks.StartEarliest }
-func batchOf(n int) func(*webhooks.Webhook) {
-	return func(w *webhooks.Webhook) { w.Batch.MaxRecords = n }
-}
-
-// caughtUp waits until the group's committed offsets are the ends of the topic.
-func (h *house) caughtUp(t *testing.T, id string) {
-	t.Helper()
-	gatewaytest.Await(t, patience, func() error {
-		rows, err := h.Partitions(t.Context(), "default", id)
-		if err != nil {
-			return err
-		}
-		for _, r := range rows {
-			if r.Lag == nil || *r.Lag != 0 {
-				return fmt.Errorf("%s [%d] is %s with lag %v, last error %+v", r.Topic, r.Partition, r.State, show(r.Lag), r.LastError)
-			}
-		}
-		return nil
-	})
-}
-
-func show(n *int64) string {
-	if n == nil {
-		return "unknown"
-	}
-	return fmt.Sprint(*n)
-}
-
-// audit checks everything that was delivered to the webhook so far.
-func (h *house) audit(t *testing.T, id, topic string, produced *gatewaytest.Produced, caughtUp bool) gatewaytest.Report {
-	t.Helper()
-	e := gatewaytest.Evidence{
-		Webhook: id, Produced: produced,
-		Deliveries: h.receiver.Deliveries(id), Acks: h.receiver.Acks(id), Complaints: h.receiver.Complaints(),
-		Committed: h.kafka.Committed(t, "kpush.default."+id),
-	}
-	if caughtUp {
-		e.Ends = h.kafka.Ends(t, topic)
-	}
-	r := gatewaytest.Audit(e)
-	r.Check(t)
-	return r
-}
 
 func TestRecordsReachTheReceiverInOrderAndBecomeCommittedOffsets(t *testing.T) {
 	h := newHouse(t, gatewaytest.OK)

@@ -3,7 +3,7 @@ package groupmanager
 import (
 	"context"
 	"errors"
-	"slices"
+	"fmt"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -11,10 +11,19 @@ import (
 
 	"github.com/kpush/kpush/acker"
 	"github.com/kpush/kpush/internal/telemetry"
+	"github.com/kpush/kpush/replica"
 )
 
-// ackTimeout bounds how long an ack waits for its commit; then the owner counts as out of reach.
-const ackTimeout = 15 * time.Second
+const (
+	// ackTimeout bounds how long an ack waits for its commit; then the owner counts
+	// as out of reach.
+	ackTimeout = 15 * time.Second
+
+	// maxAckCalls is how many replicas an ack is passed to: the sender of the
+	// delivery, and the owner. Only while Kafka does not name the owner it may be
+	// all of them.
+	maxAckCalls = 2
+)
 
 // Results of an ack, contract section 5.4.
 const (
@@ -32,34 +41,112 @@ type target struct {
 	topicPartition
 	generation int32
 	tenure     uint64 // 0 by fields
+	owner      string // id of the replica that sent the delivery; empty by fields
 	statement  acker.Statement
 }
 
-// Ack takes a receiver's statement to the lane that sent the delivery. Unless it
-// waits for less, it returns once the broker confirmed a commit that covers the
-// statement. The errors are those of this package's ack.go; with any of them
-// nothing moved.
+// errNotHeld says that this replica does not hold the partition.
+var errNotHeld = errors.New("another replica holds the partition, or none")
+
+// Ack takes a receiver's statement to the lane that sent the delivery, on whichever
+// replica that is. Unless it waits for less, it returns once the broker confirmed a
+// commit that covers the statement. The errors are those of this package's ack.go;
+// with any of them nothing moved, but for ErrNoOwner, after which the statement may
+// still count.
 func (m *Manager) Ack(ctx context.Context, r AckRequest) (AckAnswer, error) {
 	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
-	t, g, err := m.target(r)
+	t, group, err := m.target(r)
+	var a AckAnswer
 	if err == nil {
-		var a AckAnswer
-		if a, err = g.ack(ctx, t, r); err == nil {
-			m.countAck(a.Result)
-			return a, nil
+		if a, err = m.ackHere(ctx, t, r); errors.Is(err, errNotHeld) {
+			a, err = m.ackElsewhere(ctx, t, group, r)
 		}
 	}
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		err = ErrNoOwner
 	}
-	m.countAck(ackCode(err))
-	return AckAnswer{}, err
+	if err != nil {
+		m.countAck(ackCode(err))
+		return AckAnswer{}, err
+	}
+	m.countAck(a.Result)
+	return a, nil
 }
 
-// target reads what is meant, and finds the webhook.
-func (m *Manager) target(r AckRequest) (target, *group, error) {
-	t := target{
+// ackElsewhere passes an ack on to the owner: the replica that sent the delivery,
+// and if that is not known or not the owner any more, the one that Kafka names. A
+// description that was a little old is asked for again. No replica is asked twice,
+// and none passes it on again.
+func (m *Manager) ackElsewhere(ctx context.Context, t target, group string, r AckRequest) (AckAnswer, error) {
+	asked := map[string]bool{m.peers.Self().ID: true}
+	if !asked[t.owner] && t.owner != "" {
+		if sender, err := m.peers.Find(ctx, t.owner); err == nil {
+			asked[t.owner] = true
+			if a, err := m.ackAt(ctx, sender, r); !errors.Is(err, ErrNoOwner) {
+				return a, err
+			}
+		}
+	}
+	for _, age := range []time.Duration{ownersTrusted, ownersFresh} {
+		owners, err := m.ownersOf(ctx, group, t.topicPartition, age)
+		if err != nil {
+			return AckAnswer{}, fmt.Errorf("%w: %w", ErrNoOwner, err)
+		}
+		for _, owner := range owners {
+			if asked[owner.ID] {
+				continue
+			}
+			asked[owner.ID] = true
+			if a, err := m.ackAt(ctx, owner, r); !errors.Is(err, ErrNoOwner) {
+				return a, err
+			}
+		}
+		if len(asked) > maxAckCalls {
+			break
+		}
+	}
+	return AckAnswer{}, ErrNoOwner
+}
+
+// ackAt asks a replica. If it cannot be reached that is ErrNoOwner, as its own is.
+func (m *Manager) ackAt(ctx context.Context, peer replica.Peer, r AckRequest) (AckAnswer, error) {
+	var a AckAnswer
+	err := meaning(m.peers.Call(ctx, peer, operationAck, r, &a))
+	_, unknown := errors.AsType[*replica.Refusal](err)
+	if unknown || errors.Is(err, replica.ErrUnreachable) {
+		err = fmt.Errorf("%w: %w", ErrNoOwner, err)
+	}
+	return a, err
+}
+
+// ackHeld takes an ack that another replica passes on, if this one is the owner.
+func (m *Manager) ackHeld(ctx context.Context, r AckRequest) (AckAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
+	defer cancel()
+	t, _, err := m.target(r)
+	if err != nil {
+		return AckAnswer{}, err
+	}
+	a, err := m.ackHere(ctx, t, r)
+	if errors.Is(err, errNotHeld) || err != nil && ctx.Err() != nil {
+		err = ErrNoOwner
+	}
+	return a, err
+}
+
+// ackHere takes an ack for a partition that this replica holds; else errNotHeld.
+func (m *Manager) ackHere(ctx context.Context, t target, r AckRequest) (AckAnswer, error) {
+	g := m.find(t.tenant, t.webhook)
+	if g == nil {
+		return AckAnswer{}, errNotHeld
+	}
+	return g.ack(ctx, t, r)
+}
+
+// target reads what is meant, and finds the webhook and its group.
+func (m *Manager) target(r AckRequest) (t target, group string, err error) {
+	t = target{
 		tenant: r.Tenant, webhook: r.WebhookID,
 		topicPartition: topicPartition{r.Topic, r.Partition},
 		generation:     r.Generation,
@@ -68,12 +155,12 @@ func (m *Manager) target(r AckRequest) (target, *group, error) {
 	if r.Token != "" {
 		token, err := m.tokens.Parse(r.Token)
 		if err != nil {
-			return t, nil, ErrTokenInvalid
+			return t, "", ErrTokenInvalid
 		}
 		t = target{
 			tenant: token.Tenant, webhook: token.Webhook,
 			topicPartition: topicPartition{token.Topic, token.Partition},
-			generation:     token.Generation, tenure: token.Tenure,
+			generation:     token.Generation, tenure: token.Tenure, owner: token.Owner,
 			statement: acker.Statement{First: token.First, Last: token.Last, UpTo: token.Last},
 		}
 	}
@@ -92,16 +179,12 @@ func (m *Manager) target(r AckRequest) (target, *group, error) {
 	}
 	e, err := m.registry.Get(t.tenant, t.webhook)
 	if err != nil {
-		return t, nil, ErrWebhookNotFound
+		return t, "", ErrWebhookNotFound
 	}
-	if !slices.Contains(e.Webhook.Topics, t.topic) || t.partition < 0 {
-		return t, nil, ErrPartitionNotFound
+	if !e.Webhook.Chooses(t.topic) || t.partition < 0 {
+		return t, "", ErrPartitionNotFound
 	}
-	g := m.find(t.tenant, t.webhook)
-	if g == nil {
-		return t, nil, ErrNoOwner
-	}
-	return t, g, nil
+	return t, e.Webhook.GroupID, nil
 }
 
 // webhookOf is the id of the webhook with that consumer group, or empty.
@@ -121,7 +204,7 @@ func (g *group) ack(ctx context.Context, t target, r AckRequest) (AckAnswer, err
 		if info, known := topics[t.topic]; known && t.partition >= info.partitions {
 			return AckAnswer{}, ErrPartitionNotFound
 		}
-		return AckAnswer{}, ErrNoOwner
+		return AckAnswer{}, errNotHeld
 	}
 	current := m.current.Load()
 	if t.generation < h.tenure.began || t.generation > current || t.tenure != 0 && t.tenure != h.tenure.id {
@@ -176,83 +259,6 @@ func (m *member) settled(ctx context.Context, t *tenure, counted acker.Answer, a
 	return nil
 }
 
-// ackCode is the word for a refusal, from the closed list of the contract.
-func ackCode(err error) string {
-	var stale *StaleError
-	switch {
-	case errors.As(err, &stale):
-		return "generation_stale"
-	case errors.Is(err, ErrTokenInvalid):
-		return "token_invalid"
-	case errors.Is(err, ErrWebhookNotFound):
-		return "webhook_not_found"
-	case errors.Is(err, ErrPartitionNotFound):
-		return "partition_not_found"
-	case errors.Is(err, ErrOutcomeConflict):
-		return "outcome_conflict"
-	case errors.Is(err, ErrOffsetOutOfRange):
-		return "offset_out_of_range"
-	default:
-		return "no_owner"
-	}
-}
-
 func (m *Manager) countAck(result string) {
 	m.acks.Add(context.Background(), 1, metric.WithAttributes(attribute.String(telemetry.AttrResult, result)))
-}
-
-// Partitions tells of every partition of a webhook: what its owner is doing and
-// where Kafka says the group stands. webhooks.ErrNotFound, *TopicError, and
-// webhooks.ErrUnavailable when Kafka does not answer.
-func (m *Manager) Partitions(ctx context.Context, tenant, id string) ([]PartitionStatus, error) {
-	e, err := m.registry.Get(tenant, id)
-	if err != nil {
-		return nil, err
-	}
-	w := e.Webhook
-	topics, err := m.checkTopics(ctx, w)
-	if err != nil {
-		return nil, err
-	}
-	all := partitionsOf(topics)
-	committed, err := m.cluster.committedOffsets(ctx, w.GroupID, all)
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	ends, err := m.cluster.endOffsets(ctx, all)
-	if err != nil {
-		return nil, unavailable(err)
-	}
-	g := m.find(tenant, id)
-	rows := make([]PartitionStatus, 0, len(all))
-	for _, name := range w.Topics {
-		for p := range topics[name].partitions {
-			tp := topicPartition{name, p}
-			row := PartitionStatus{Topic: name, Partition: p, Generation: -1, State: PartitionUnassigned}
-			if g != nil {
-				if _, h, ok, _ := g.find(tp); ok {
-					if s, live := h.inspect(ctx); live {
-						row = s
-					}
-				}
-			}
-			row.measure(committed, ends, tp)
-			rows = append(rows, row)
-		}
-	}
-	return rows, nil
-}
-
-// measure fills in what Kafka knows.
-func (s *PartitionStatus) measure(committed, ends map[topicPartition]int64, tp topicPartition) {
-	if end, ok := ends[tp]; ok {
-		s.EndOffset = &end
-	}
-	if at, ok := committed[tp]; ok {
-		s.CommittedOffset = &at
-		if s.EndOffset != nil {
-			lag := max(0, *s.EndOffset-at)
-			s.Lag = &lag
-		}
-	}
 }

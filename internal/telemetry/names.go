@@ -17,6 +17,7 @@ const Scope = "github.com/kpush/kpush"
 //	kpush.records.skipped      counter          {record}   webhook, reason
 //	kpush.dead_letter.records  counter          {record}   webhook
 //	kpush.acks                 counter          {ack}      result
+//	kpush.offsets.moved        counter          {partition} webhook
 //	kpush.consumer.lag         gauge            {record}   webhook, topic, partition
 //	kpush.consumer.lag.time    gauge            s          webhook, topic, partition
 //	kpush.rebalances           counter          {rebalance} webhook
@@ -36,6 +37,7 @@ const (
 	RecordsSkipped    = "kpush.records.skipped"
 	DeadLetterRecords = "kpush.dead_letter.records"
 	Acks              = "kpush.acks"
+	OffsetsMoved      = "kpush.offsets.moved"
 	ConsumerLag       = "kpush.consumer.lag"
 	ConsumerLagTime   = "kpush.consumer.lag.time"
 	Rebalances        = "kpush.rebalances"
@@ -48,7 +50,7 @@ const (
 func Names() []string {
 	return []string{
 		DeliveryAttempts, DeliveryDuration, DeliveryBatchSize, DeliveryInFlight, RecordsDelivered, RecordsSkipped,
-		DeadLetterRecords, Acks, ConsumerLag, ConsumerLagTime, Rebalances, CommitDuration, Webhooks, BuildInfo,
+		DeadLetterRecords, Acks, OffsetsMoved, ConsumerLag, ConsumerLagTime, Rebalances, CommitDuration, Webhooks, BuildInfo,
 	}
 }
 
@@ -60,6 +62,7 @@ const (
 	UnitAttempts   = "{attempt}"
 	UnitRequests   = "{request}"
 	UnitAcks       = "{ack}"
+	UnitPartitions = "{partition}"
 	UnitRebalances = "{rebalance}"
 	UnitWebhooks   = "{webhook}"
 )
