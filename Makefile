@@ -6,18 +6,23 @@ SHELL := bash
 GO       ?= go
 TOOL      = $(GO) tool -modfile=tools/go.mod
 SUITES    = ./test
-PACKAGES  = $$($(GO) list ./... | grep -v '/test$$')
+FAULTS    = ./test/faults
+PACKAGES  = $$($(GO) list ./... | grep -v -e '/test$$' -e '/test/faults$$')
 FUZZTIME ?= 60s
 
-.PHONY: help build test lint unit suites bench fuzz generate
+# The faults that every change has to survive: each stands for field failures of
+# systems like this one. K9 is looked for where protocol errors can be injected.
+FAULTS_CI = ^Test(M1|M2|M5|M6|K2|K9|P1|H14|H15)_
+
+.PHONY: help build test lint unit suites faults faults-ci bench fuzz generate
 
 help: ## What can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## The gateway, into bin/
 	$(GO) build -o bin/gateway ./cmd/gateway
 
-test: lint unit suites ## Everything: lint, unit and model tests, the embedded broker, real Kafka
+test: lint unit suites faults-ci ## Everything: lint, unit and model tests, the embedded broker, real Kafka
 
 lint: ## gofmt, go vet, staticcheck
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "not gofmt-ed:" $$unformatted; exit 1; fi
@@ -29,6 +34,12 @@ unit: ## Unit and model tests and those on the embedded broker, with the race de
 
 suites: ## The suites on real Apache Kafka, with the gateway as a process of its own
 	$(GO) test -count=1 -timeout 15m -v $(SUITES)
+
+faults: ## Every fault on real Apache Kafka, with its measure and the audit
+	$(GO) test -count=1 -timeout 60m -v $(FAULTS)
+
+faults-ci: ## The faults that every change has to survive
+	$(GO) test -count=1 -timeout 15m -v -run '$(FAULTS_CI)' $(FAULTS)
 
 bench: ## Ours against the limit, pinned and interleaved; BENCH='-only 1KBx100 -quick' for a piece
 	$(GO) run ./test/bench $(BENCH)

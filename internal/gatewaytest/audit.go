@@ -157,7 +157,9 @@ func (a *auditor) partition(p Partition) {
 	}
 	l.tenures = tenuresOf(p, a.e.Generations, a.e.Commits)
 	for _, d := range l.deliveries {
-		l.holders = append(l.holders, l.holder(d.Generation, d.Arrived))
+		holder := l.holder(d.Generation, d.Arrived)
+		l.holders = append(l.holders, holder)
+		l.hold(d, holder)
 	}
 	l.contents()
 	l.order()

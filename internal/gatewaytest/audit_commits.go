@@ -23,7 +23,9 @@ func (l *ledger) commits() {
 			last, from = c.Offset, max(from, lowerBound(l.visible, c.Offset))
 			continue
 		}
-		l.authority(i, last < 0)
+		if l.authority(i, last < 0) {
+			l.coverage(i)
+		}
 		if c.Offset < last {
 			l.found("S5", l.p, c.Offset, last, "the committed offset went down")
 		}
@@ -59,8 +61,9 @@ func (l *ledger) commits() {
 // from anybody while the group is empty. What follows from that:
 //
 //   - The partition has an owner in that generation: the commit is taken for the
-//     owner's. One by another live member cannot be told from it here; where it
-//     did harm, S1, S5 or O3 show it.
+//     owner's. One by another live member looks the same; it shows when it covers a
+//     record that the owner had not delivered yet (see coverage). Where it covers
+//     less it did no harm, or S5 shows it.
 //   - It has none, and its owner of the generation before is still a member: that
 //     one may be giving it up at this moment, in the cooperative way. It has done
 //     so before it joins again, so two generations later it is an anomaly.
@@ -69,19 +72,48 @@ func (l *ledger) commits() {
 //   - The group is empty and was not before: the members are gone, so it came from
 //     somebody who was a member once, or from outside; the latter are in Resets. The
 //     first commit of all is the one that pins where the group begins.
-func (l *ledger) authority(commit int, first bool) {
+//
+// It returns whether the partition had an owner.
+func (l *ledger) authority(commit int, first bool) bool {
 	c := l.e.Commits[commit]
 	g := generationAt(l.e.Generations, c.Place)
 	if g < 0 || first {
-		return
+		return false
 	}
 	switch number := l.e.Generations[g].Number; {
 	case l.tenureIn(g) >= 0:
+		return true
 	case len(l.e.Generations[g].Members) > 0:
 		l.found("S2", l.p, c.Offset, c.Offset, "committed in generation %d, in which nobody held the partition", number)
 	case slices.ContainsFunc(l.e.Generations[:g], func(g Generation) bool { return len(g.Members) > 0 }):
 		l.found("S2", l.p, c.Offset, c.Offset, "committed in generation %d, while the group was empty", number)
 	}
+	return false
+}
+
+// coverage checks that the owner at the moment of a commit had delivered what the
+// commit covers beyond the one that its tenure began at. Without order, acks above
+// the committed offset outlive a tenure, so nothing follows there.
+func (l *ledger) coverage(commit int) {
+	c := l.e.Commits[commit]
+	top := lowerBound(l.visible, c.Offset) - 1
+	t := l.tenureIn(generationAt(l.e.Generations, c.Place))
+	if l.e.Unordered || top < 0 || l.visible[top] < l.tenures[t].committed {
+		return
+	}
+	if l.deliveredBy(t, c.At.Add(commitClock)) < l.visible[top] {
+		l.found("S2", l.p, l.visible[top], l.visible[top], "committed in the tenure of %s, which had not delivered it", l.tenures[t].owner.Client)
+	}
+}
+
+// deliveredBy is the highest offset that a tenure had delivered at a time; -1 for none.
+func (l *ledger) deliveredBy(tenure int, at time.Time) int64 {
+	marks := l.tenures[tenure].marks
+	n, _ := slices.BinarySearchFunc(marks, at, func(m mark, at time.Time) int { return m.at.Compare(at) })
+	if n == 0 {
+		return -1
+	}
+	return marks[n-1].last
 }
 
 // completeness checks that everything was done.

@@ -12,6 +12,13 @@ type tenure struct {
 	began     time.Time
 	ended     time.Time // zero while it lasts
 	committed int64     // the last commit before it began; -1 for none
+	marks     []mark    // one for each delivery that raised the highest offset
+}
+
+// mark is the highest offset that a tenure had delivered from a time on.
+type mark struct {
+	at   time.Time
+	last int64
 }
 
 // tenuresOf are the tenures of a partition in order.
@@ -104,6 +111,17 @@ func (l *ledger) holder(number int32, at time.Time) int {
 		}
 	}
 	return out
+}
+
+// hold enters a delivery in its tenure's marks.
+func (l *ledger) hold(d *Delivery, holder int) {
+	if holder < 0 {
+		return
+	}
+	t := &l.tenures[holder]
+	if n := len(t.marks); n == 0 || t.marks[n-1].last < d.Last() {
+		t.marks = append(t.marks, mark{d.Arrived, d.Last()})
+	}
 }
 
 // handOvers checks what the deliveries of one tenure do to those of another.

@@ -67,6 +67,9 @@ func TestAuditOfHandOvers(t *testing.T) {
 		{name: "a commit by somebody who was a member once", doctor: func(e *Evidence) {
 			e.Generations[1].Members = nil
 		}, want: "S2 orders/0 7..7: committed in generation 2, while the group was empty"},
+		{name: "a commit of what its owner had not delivered yet", doctor: func(e *Evidence) {
+			e.Commits[2].At = e.Generations[2].At.Add(time.Millisecond)
+		}, want: "S2 orders/0 9..9: committed in the tenure of kpush-b, which had not delivered it"},
 		{name: "an offset set by hand while the group was empty", doctor: func(e *Evidence) {
 			e.Generations[1].Members = nil
 			e.Resets = []Reset{{orders, 7}}

@@ -39,9 +39,9 @@ const (
 	maxGap = 5 * time.Second
 
 	// window is how many records of one partition may come again after a kill: the
-	// delivery under way, and what a lively receiver takes of a backlog in the 50 ms
-	// in which a commit is made and confirmed.
-	window = batch + batch*int(50*time.Millisecond/answerTime)
+	// delivery under way, and what a lively receiver takes of a backlog until the next
+	// commit is due and confirmed.
+	window = batch + batch*int(150*time.Millisecond/answerTime)
 	batch  = 100
 )
 
@@ -74,6 +74,7 @@ type field struct {
 	group    string
 	count    int32  // partitions
 	spec     object // of the webhook, as it was registered
+	epochs   bool   // the group is one of KIP-848, of which the broker keeps no generations
 
 	// known is what the test knows beside the ledgers; finish adds those.
 	known gatewaytest.Evidence
@@ -170,26 +171,39 @@ func (f *field) produce(t *testing.T) {
 // Empty while the group is not stable.
 func (f *field) members(t *testing.T) map[string][]int32 {
 	t.Helper()
-	described, err := f.kafka.Admin().DescribeGroups(t.Context(), f.group)
 	out := map[string][]int32{}
-	if err != nil || described[f.group].State != "Stable" {
-		return out
-	}
-	for _, m := range described[f.group].Members {
-		name := m.ClientID
-		for candidate, c := range f.configs {
-			if c.Client() == m.ClientID {
-				name = candidate
+	if f.epochs {
+		described, err := f.kafka.Admin().DescribeConsumerGroups(t.Context(), f.group)
+		if group := described[f.group]; err == nil && group.State == "Stable" {
+			for _, m := range group.Members {
+				out[f.nameOf(m.ClientID)] = slices.Collect(maps.Keys(m.Assignment[f.topic]))
 			}
 		}
-		out[name] = []int32{}
-		if assigned, ok := m.Assigned.AsConsumer(); ok {
-			for _, topic := range assigned.Topics {
-				out[name] = append(out[name], topic.Partitions...)
+		return out
+	}
+	described, err := f.kafka.Admin().DescribeGroups(t.Context(), f.group)
+	if group := described[f.group]; err == nil && group.State == "Stable" {
+		for _, m := range group.Members {
+			name := f.nameOf(m.ClientID)
+			out[name] = []int32{}
+			if assigned, ok := m.Assigned.AsConsumer(); ok {
+				for _, topic := range assigned.Topics {
+					out[name] = append(out[name], topic.Partitions...)
+				}
 			}
 		}
 	}
 	return out
+}
+
+// nameOf is the name of the gateway whose members have a client.id.
+func (f *field) nameOf(client string) string {
+	for name, c := range f.configs {
+		if c.Client() == client {
+			return name
+		}
+	}
+	return client
 }
 
 // shared tells whether the running gateways share the partitions evenly; nil: they do.

@@ -2,6 +2,7 @@ package faults
 
 import (
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -213,5 +214,86 @@ func TestM11_RebalanceStorm(t *testing.T) {
 			arrived, looked = now, time.Now()
 		}
 	}
+	f.finish(t)
+}
+
+// TestX2_Suspended stops all gateways for longer than their sessions, as a machine
+// that sleeps does, and lets them go on.
+func TestX2_Suspended(t *testing.T) {
+	const asleep = 3 * session
+	node, _ := nodeOf(t)
+	f := underLoad(t, node.Brokers(), lively)
+	f.known.Clean, f.known.Window = true, window
+	for _, name := range names {
+		f.pause(t, name)
+	}
+	pass(t, asleep)
+	for _, name := range names {
+		f.gateways[name].Continue(t)
+	}
+	woken := time.Now()
+	all := []int32{0, 1, 2, 3, 4, 5}
+	checkWithin(t, "deliveries after the sleep", f.takenOver(t, all, woken), takeOverKilled)
+	f.settle(t)
+	f.finish(t)
+}
+
+// static gives each gateway an instance id of its own.
+func (f *field) static(t *testing.T) {
+	t.Helper()
+	for _, name := range names {
+		c := f.configs[name]
+		c.Env = append(c.Env, "KPUSH_KAFKA_GROUP_INSTANCE_ID=instance-"+name)
+		f.configs[name] = c
+	}
+}
+
+func TestM16_StaticMemberRestarts(t *testing.T) {
+	node, _ := nodeOf(t)
+	f := newField(t, node.Brokers(), partitions, lively)
+	f.static(t)
+	f.known.Clean = true
+	f.run(t, nil)
+	calm := f.generation(t)
+	own := f.members(t)["a"]
+	asked := time.Now()
+	if code, _ := f.gateways["a"].Terminate(t); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
+	}
+	f.start(t, "a")
+	if took := time.Since(asked); took > session {
+		t.Fatalf("the restart took %v, longer than a session: it proves nothing", took)
+	}
+	f.settle(t)
+	f.checkCalm(t, calm)
+	if again := f.members(t)["a"]; !slices.Equal(own, again) {
+		t.Errorf("after its restart a has partitions %v, want %v as before", again, own)
+	}
+	f.finish(t)
+}
+
+// TestM17_DuplicateStaticID starts a second gateway with the instance id of
+// another: one of the two has to give up loudly, and the group has to come to rest.
+func TestM17_DuplicateStaticID(t *testing.T) {
+	const loud, rest = 10 * time.Second, 5 * time.Second
+	node, _ := nodeOf(t)
+	f := newField(t, node.Brokers(), partitions, lively)
+	f.static(t)
+	c := f.configs["b"]
+	c.Env[len(c.Env)-1] = "KPUSH_KAFKA_GROUP_INSTANCE_ID=instance-a"
+	f.configs["b"] = c
+	f.start(t, "a")
+	f.register(t, nil)
+	f.produce(t)
+	gatewaytest.Await(t, soon, func() error { return f.shared(t) })
+	f.start(t, "b")
+	f.logged(t, "a", "another process has joined with this replica's kafka.group_instance_id", loud)
+	if err := f.gateways["a"].Ready(t.Context()); err == nil {
+		t.Error("the gateway whose instance id was taken says that it is ready")
+	}
+	pass(t, rest)
+	calm := f.generation(t)
+	pass(t, rest)
+	f.checkCalm(t, calm)
 	f.finish(t)
 }
