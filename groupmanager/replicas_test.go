@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -448,8 +449,8 @@ func TestChangesGoOnWhenTheLeaderLeaves(t *testing.T) {
 		_, err := other.Create(t.Context(), other.spec(t, "after", "orders"))
 		return err
 	})
-	if got := len(other.List("default")); got != 2 {
-		t.Errorf("%d webhooks, want the one of before and the one of after", got)
+	if all, err := other.List("default"); err != nil || len(all) != 2 {
+		t.Errorf("%d webhooks, %v, want the one of before and the one of after", len(all), err)
 	}
 }
 
@@ -512,7 +513,7 @@ func TestASeekMovesRunningPartitionsOfAllReplicas(t *testing.T) {
 	leader.caughtUp(t, "billing")
 }
 
-func TestASeekOfAnIdleGroupIsACommit(t *testing.T) {
+func TestAPausedWebhookIsMovedByATime(t *testing.T) {
 	h := newHouse(t, gatewaytest.OK)
 	h.kafka.CreateTopic(t, "orders", 2)
 	h.kafka.ProduceLoad(t, &gatewaytest.Produced{}, gatewaytest.Load{Topic: "orders", Partitions: 2, Records: 20, Size: 20})
@@ -531,6 +532,51 @@ func TestASeekOfAnIdleGroupIsACommit(t *testing.T) {
 	moves, err = h.Seek(t.Context(), "default", "billing", groupmanager.SeekRequest{Time: new(time.Now().Add(time.Hour))})
 	if err != nil || len(moves) != 2 || moves[1].To != 10 {
 		t.Errorf("to a time that has not come: %+v, %v, want both partitions at their ends", moves, err)
+	}
+}
+
+func TestASeekCuresAWebhookThatFailsOverItsOffset(t *testing.T) {
+	leader, other := pair(t, gatewaytest.OK)
+	leader.kafka.CreateTopic(t, "orders", 1)
+	produced := &gatewaytest.Produced{}
+	leader.kafka.ProduceLoad(t, produced, gatewaytest.Load{Topic: "orders", Partitions: 1, Records: 10, Size: 20})
+	leader.webhook(t, "billing", "orders", earliest)
+	leader.caughtUp(t, "billing")
+	if _, err := leader.Pause(t.Context(), "default", "billing"); err != nil {
+		t.Fatal(err)
+	}
+	leader.kafka.ProduceLoad(t, produced, gatewaytest.Load{Topic: "orders", Partitions: 1, Records: 10, Size: 20})
+	gone := kadm.Offsets{}
+	gone.Add(kadm.Offset{Topic: "orders", Partition: 0, At: 15})
+	if _, err := leader.kafka.Admin().DeleteRecords(t.Context(), gone); err != nil {
+		t.Fatal(err)
+	}
+	// Changed, the webhook begins anew, and finds its offset gone.
+	if _, _, err := leader.Put(t.Context(), leader.spec(t, "billing", "orders", batchOf(2)), nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := leader.Resume(t.Context(), "default", "billing"); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range []*house{other, leader} { // only one of them has the partition
+		gatewaytest.Await(t, patience, func() error {
+			e, err := h.Get("default", "billing")
+			if err != nil || e.Webhook.State != webhooks.Failed || *e.Webhook.StateReason != "offset_out_of_range" {
+				return fmt.Errorf("at %s the state is %s, %v, want failed", h.id, e.Webhook.State, err)
+			}
+			return nil
+		})
+	}
+	moves, err := other.Seek(t.Context(), "default", "billing", groupmanager.SeekRequest{To: "earliest"})
+	if err != nil || len(moves) != 1 || moves[0].From == nil || *moves[0].From != 10 || moves[0].To != 15 {
+		t.Fatalf("the seek: %+v, %v, want the partition to move from 10 to 15", moves, err)
+	}
+	if _, err := other.Resume(t.Context(), "default", "billing"); err != nil {
+		t.Fatal(err)
+	}
+	leader.caughtUp(t, "billing")
+	if e, err := other.Get("default", "billing"); err != nil || e.Webhook.State != webhooks.Active {
+		t.Errorf("after the seek the state is %s, %v, want active", e.Webhook.State, err)
 	}
 }
 

@@ -22,7 +22,7 @@ type Gateway interface {
 
 	// Get and List tell webhooks with the state they are in now; List is ordered by id.
 	Get(tenant, id string) (webhooks.Entry, error)
-	List(tenant string) []webhooks.Entry
+	List(tenant string) ([]webhooks.Entry, error)
 
 	// Delete removes a webhook and, with offsets, its group's committed offsets.
 	Delete(ctx context.Context, tenant, id string, offsets bool) error

@@ -30,8 +30,12 @@ func (o operations) ListWebhooks(_ context.Context, r api.ListWebhooksRequestObj
 	if err != nil {
 		return nil, err
 	}
+	entries, err := o.gateway.List(tenant)
+	if err != nil {
+		return nil, err
+	}
 	page := api.WebhookList{Data: []api.Webhook{}}
-	for _, e := range o.gateway.List(tenant) {
+	for _, e := range entries {
 		if e.Webhook.ID <= after || !wanted.admits(e.Webhook) {
 			continue
 		}

@@ -99,10 +99,10 @@ func (g *fakeGateway) Get(_, id string) (webhooks.Entry, error) {
 	return e, g.err
 }
 
-func (g *fakeGateway) List(string) []webhooks.Entry {
+func (g *fakeGateway) List(string) ([]webhooks.Entry, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return sortedEntries(g.entries)
+	return sortedEntries(g.entries), g.err
 }
 
 func (g *fakeGateway) Delete(_ context.Context, tenant, id string, offsets bool) error {

@@ -278,6 +278,14 @@ func TestReadsWhileCutOffTellTheirAge(t *testing.T) {
 	}
 }
 
+// No webhooks and none read yet are two answers: who takes the second one for the
+// first would make them all anew.
+func TestListBeforeTheRegistryIsRead(t *testing.T) {
+	s, g := newServer(t)
+	g.err = webhooks.ErrUnavailable
+	wantProblem(t, exchange{method: "GET", path: "/v1/webhooks"}.do(t, s), 503, api.ErrorCodeUnavailable)
+}
+
 func TestDeleteWebhook(t *testing.T) {
 	for query, offsets := range map[string]bool{"": false, "?offsets=keep": false, "?offsets=delete": true} {
 		s, g := newServer(t)
