@@ -129,8 +129,7 @@ func (g *group) live(parent context.Context) error {
 		return errStopped
 	}
 	g.cancel = cancel
-	w := g.entry.Webhook
-	secret := g.entry.Secret
+	w, secret, pinned := g.entry.Webhook, g.entry.Secret, g.entry.Pinned
 	g.mu.Unlock()
 
 	topics, err := g.shared.cluster.resolve(ctx, w)
@@ -156,7 +155,7 @@ func (g *group) live(parent context.Context) error {
 	}
 	defer logs()
 	g.mu.Lock()
-	m.lifecycle = told
+	m.lifecycle, m.pinned = told, pinned
 	g.member, g.reason = m, ""
 	g.mu.Unlock()
 	err = m.run(ctx, w.Topics)
