@@ -277,40 +277,43 @@ const (
 	open // to be delivered, maybe: not settled, or not read yet
 )
 
-func (m *model) mark(offset int64) mark {
-	i := slices.IndexFunc(m.records, func(r modelRecord) bool { return r.offset == offset })
-	switch {
-	case m.before(offset), i >= 0 && m.records[i].settled:
-		return settled
-	case i >= 0, offset >= m.known():
-		return open
+func (m *model) marks() (marks [logSize + 1]mark) {
+	for offset := max(m.known(), 0); offset < int64(len(marks)); offset++ {
+		marks[offset] = open
 	}
-	return hole
+	for _, r := range m.records {
+		if marks[r.offset] = open; r.settled {
+			marks[r.offset] = settled
+		}
+	}
+	for _, r := range m.resumed {
+		for offset := r.First; offset <= r.Last; offset++ {
+			marks[offset] = settled
+		}
+	}
+	return marks
 }
 
 // checkAcked says what is wrong with runs as those settled above Next.
 func (m *model) checkAcked(runs []Run) error {
-	next, parted := m.next(), true
-	for offset := next; offset <= logSize; offset++ {
-		in := slices.ContainsFunc(runs, func(r Run) bool { return r.First <= offset && offset <= r.Last })
-		begins := slices.ContainsFunc(runs, func(r Run) bool { return r.First == offset })
-		switch m.mark(offset) {
-		case settled:
-			if !in {
-				return fmt.Errorf("acked %v: %d is missing", runs, offset)
-			}
-		case open:
-			if in && next >= 0 {
-				return fmt.Errorf("acked %v: %d is open", runs, offset)
-			}
-			parted = true
+	if len(runs) > 0 && runs[0].First <= m.next() {
+		return fmt.Errorf("acked %v: not above %d", runs, m.next())
+	}
+	marks, parted := m.marks(), true
+	for offset, rest := max(m.next(), 0), runs; offset < int64(len(marks)); offset++ {
+		if len(rest) > 0 && rest[0].Last < offset {
+			rest = rest[1:]
 		}
-		if begins && !parted {
+		in := len(rest) > 0 && rest[0].First <= offset
+		switch {
+		case marks[offset] == settled && !in:
+			return fmt.Errorf("acked %v: %d is missing", runs, offset)
+		case marks[offset] == open && in:
+			return fmt.Errorf("acked %v: %d is open", runs, offset)
+		case in && rest[0].First == offset && !parted:
 			return fmt.Errorf("acked %v: nothing is open before %d", runs, offset)
 		}
-		if begins {
-			parted = false
-		}
+		parted = !in && (parted || marks[offset] == open)
 	}
 	return nil
 }
