@@ -26,8 +26,9 @@ const (
 // lead has a change made at the leader: here, or by one call of the operation at
 // the replica that leads. A leader that refuses because it leads no more, and one
 // that was not reached at all, has done nothing: then the leader is looked up anew,
-// for leaderPatience. Where it may have been done the answer is
-// webhooks.ErrUnavailable at once: to do it twice is the caller's choice.
+// for leaderPatience; the error is webhooks.ErrUnavailable then, and ErrNotLeader.
+// Where it may have been done the answer is webhooks.ErrUnavailable at once: to do
+// it twice is the caller's choice.
 func lead[A any](ctx context.Context, m *Manager, operation string, in any, here func(context.Context) (A, error)) (A, error) {
 	var answer A
 	looking, cancel := context.WithTimeout(ctx, leaderPatience)
@@ -53,7 +54,7 @@ func lead[A any](ctx context.Context, m *Manager, operation string, in any, here
 			if ctx.Err() != nil {
 				return answer, ctx.Err()
 			}
-			return answer, unavailable(fmt.Errorf("looking for the leader: %w", err))
+			return answer, unavailable(fmt.Errorf("%w: looking for the leader: %w", webhooks.ErrNotLeader, err))
 		}
 	}
 }

@@ -160,7 +160,7 @@ func TestAChangeGoesToTheLeader(t *testing.T) {
 			want: webhooks.ErrUnavailable, calls: []string{"create at b"}},
 		{name: "once, if it says what nobody understands", set: func(n *network) { n.seats["b"].fault = &replica.Refusal{Code: "unknown_operation"} },
 			want: webhooks.ErrUnavailable, calls: []string{"create at b"}},
-		{name: "when there is one", set: func(n *network) { n.leader = "" }, want: webhooks.ErrUnavailable, took: leaderPatience},
+		{name: "when there is one", set: func(n *network) { n.leader = "" }, want: webhooks.ErrNotLeader, took: leaderPatience},
 		{name: "when this replica, which believes to lead, does", set: func(n *network) { n.leader = "a" }, here: webhooks.ErrNotLeader,
 			want: webhooks.ErrUnavailable, took: leaderPatience},
 	}
