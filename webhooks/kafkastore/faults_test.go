@@ -236,6 +236,7 @@ func TestAProcessCutOffDoesNotTakeTheRegistryBack(t *testing.T) {
 		}
 		return errors.Is(err, webhooks.ErrNotLeader)
 	})
+	eventually(t, "its Lead ends", func() bool { return first.writer.Load() == nil })
 	if err := first.resign(); !errors.Is(err, webhooks.ErrFenced) {
 		t.Errorf("Lead of the first ended with %v, want ErrFenced", err)
 	}

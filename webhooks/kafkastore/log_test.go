@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.uber.org/goleak"
 
 	"github.com/kpush/kpush/internal/kafkaconf"
 	"github.com/kpush/kpush/internal/kafkanode"
@@ -44,6 +45,10 @@ var node kafkanode.Shared
 func TestMain(m *testing.M) {
 	code := m.Run()
 	node.Stop()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
 	os.Exit(code)
 }
 

@@ -191,10 +191,11 @@ func (w *writer) tryFinish(ctx context.Context) error {
 		w.finish = nil
 		return nil
 	}
-	if k, ok := errors.AsType[kafka.Error](err); ok && k.IsRetriable() && !k.IsFatal() {
+	err = w.judge(err)
+	if k, ok := errors.AsType[kafka.Error](err); ok && k.IsRetriable() && !k.IsFatal() && !errors.Is(err, webhooks.ErrFenced) {
 		return err
 	}
-	return fatal{w.judge(err)}
+	return fatal{err}
 }
 
 // refuse answers appends with the reason why there are none now, until ctx ends
