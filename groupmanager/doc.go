@@ -5,6 +5,9 @@
 //	member     one Kafka consumer: polls for events only, answers rebalances, owns the committer
 //	partition  one assigned partition: its fetch side and its lane
 //
+// Each replica runs a member of every group, and Kafka shares the partitions out
+// among them. See Replicas below for what they do for each other.
+//
 // Records go down: a partition pulls them from its own queue in the client.
 // Progress comes up as a value: the tenure's safe offset, which the committer
 // reads when it commits. Nobody waits for the one above, so there is no cycle.
@@ -25,4 +28,16 @@
 // sent, requests under way end, the final offsets are committed synchronously,
 // then the partitions are given up. When the assignment was lost, everything is
 // dropped and nothing is committed.
+//
+// # Replicas
+//
+// Any replica takes any call of the API, and one answers it: the leader a change of
+// the registry, with its checks and the pinning of offsets; the owner of a partition
+// an ack; all of them together what they hold (/partitions) and what fails (state).
+// What they ask of each other is listed in operations.go, and is never passed on.
+//
+// A pause and a deletion are answered when every replica has read them and sends
+// nothing new (quiesce.go), a seek when the owners have moved (seek.go). Where it is
+// not known whether something was done the answer is webhooks.ErrUnavailable, and
+// nothing is done twice that may have been done.
 package groupmanager

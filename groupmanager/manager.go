@@ -332,7 +332,7 @@ func (m *Manager) disableGone(ctx context.Context) {
 				in := quiesceRequest{webhookTarget{w.Tenant, w.ID}, n.revision}
 				_, err := lead(ctx, m, operationDisable, in, func(ctx context.Context) (change, error) { return m.disable(ctx, in) })
 				if err == nil || errors.Is(err, webhooks.ErrNotFound) {
-					m.logger.Warn("the receiver answered 410, the webhook is disabled", "webhook", w.ID)
+					m.logger.Warn("the receiver answered 410, the leader disables the webhook", "webhook", w.ID)
 					break
 				}
 				m.logger.Error("the webhook could not be disabled, it stays paused here", "webhook", w.ID, "error", err)

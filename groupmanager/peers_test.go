@@ -247,8 +247,9 @@ func TestALockByNameIsHeldByOneAndGivenUpWithItsContext(t *testing.T) {
 			t.Errorf("a lock that is held: %v, want to wait for as long as the context lasts", err)
 		}
 		inside := 0
+		var all sync.WaitGroup
 		for range 20 {
-			go func() {
+			all.Go(func() {
 				unlock, err := locks.lock(t.Context(), "a")
 				if err != nil {
 					t.Error(err)
@@ -260,11 +261,11 @@ func TestALockByNameIsHeldByOneAndGivenUpWithItsContext(t *testing.T) {
 				}
 				time.Sleep(time.Millisecond)
 				inside--
-			}()
+			})
 		}
 		synctest.Wait()
 		unlock()
-		time.Sleep(time.Second)
+		all.Wait()
 		if len(locks.held) != 0 {
 			t.Errorf("%d locks are kept that nobody holds", len(locks.held))
 		}

@@ -536,28 +536,21 @@ func TestAPausedWebhookIsMovedByATime(t *testing.T) {
 }
 
 func TestASeekCuresAWebhookThatFailsOverItsOffset(t *testing.T) {
-	leader, other := pair(t, gatewaytest.OK)
+	leader := newHouse(t, gatewaytest.OK)
 	leader.kafka.CreateTopic(t, "orders", 1)
 	produced := &gatewaytest.Produced{}
 	leader.kafka.ProduceLoad(t, produced, gatewaytest.Load{Topic: "orders", Partitions: 1, Records: 10, Size: 20})
 	leader.webhook(t, "billing", "orders", earliest)
 	leader.caughtUp(t, "billing")
-	if _, err := leader.Pause(t.Context(), "default", "billing"); err != nil {
-		t.Fatal(err)
-	}
+	leader.stop()
 	leader.kafka.ProduceLoad(t, produced, gatewaytest.Load{Topic: "orders", Partitions: 1, Records: 10, Size: 20})
 	gone := kadm.Offsets{}
 	gone.Add(kadm.Offset{Topic: "orders", Partition: 0, At: 15})
 	if _, err := leader.kafka.Admin().DeleteRecords(t.Context(), gone); err != nil {
 		t.Fatal(err)
 	}
-	// Changed, the webhook begins anew, and finds its offset gone.
-	if _, _, err := leader.Put(t.Context(), leader.spec(t, "billing", "orders", batchOf(2)), nil); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := leader.Resume(t.Context(), "default", "billing"); err != nil {
-		t.Fatal(err)
-	}
+	leader.start(t)
+	other := leader.another(t)
 	for _, h := range []*house{other, leader} { // only one of them has the partition
 		gatewaytest.Await(t, patience, func() error {
 			e, err := h.Get("default", "billing")
@@ -575,9 +568,12 @@ func TestASeekCuresAWebhookThatFailsOverItsOffset(t *testing.T) {
 		t.Fatal(err)
 	}
 	leader.caughtUp(t, "billing")
-	if e, err := other.Get("default", "billing"); err != nil || e.Webhook.State != webhooks.Active {
-		t.Errorf("after the seek the state is %s, %v, want active", e.Webhook.State, err)
-	}
+	gatewaytest.Await(t, patience, func() error {
+		if e, err := other.Get("default", "billing"); err != nil || e.Webhook.State != webhooks.Active {
+			return fmt.Errorf("after the seek the state is %s, %v, want active", e.Webhook.State, err)
+		}
+		return nil
+	})
 }
 
 func TestASeekIsRefused(t *testing.T) {
