@@ -132,12 +132,22 @@ const toolPatience = time.Minute
 // resetByTool sets the committed offset of partition 0 as an administrator does.
 func (f *field) resetByTool(t *testing.T, node *kafkanode.Node, to int64) {
 	t.Helper()
+	gatewaytest.Await(t, soon, func() error { // a member that left during a rebalance is thrown out after its session
+		described, err := f.kafka.Admin().DescribeGroups(t.Context(), f.group)
+		if err != nil || described[f.group].State != "Empty" {
+			return fmt.Errorf("the group is %q, %v; want it empty", described[f.group].State, err)
+		}
+		return nil
+	})
 	ctx, cancel := context.WithTimeout(t.Context(), toolPatience)
 	defer cancel()
 	out, err := node.Tool(ctx, "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", "--group", f.group,
 		"--reset-offsets", "--to-offset", fmt.Sprint(to), "--topic", f.topic+":0", "--execute")
 	if err != nil {
 		t.Fatalf("resetting offsets: %v\n%s", err, out)
+	}
+	if got := f.kafka.Committed(t, f.group)[f.partition(0)]; got != to {
+		t.Fatalf("the tool was to set offset %d and it is %d:\n%s", to, got, out)
 	}
 	f.known.Resets = append(f.known.Resets, gatewaytest.Reset{Partition: f.partition(0), Offset: to})
 }
@@ -234,7 +244,7 @@ func quickMetadata(c *gatewaytest.Config) {
 }
 
 func TestK16_PartitionsAdded(t *testing.T) {
-	const more, served = 12, 5 * time.Second
+	const more, served = 12, 8 * time.Second
 	node, _ := nodeOf(t)
 	f := underLoad(t, node.Brokers(), lively, quickMetadata)
 	f.known.Clean = true
