@@ -330,8 +330,16 @@ func (f *field) awaitEnd(t *testing.T) {
 	})
 }
 
-// audit joins the ledgers as they stand now with what the test knows.
+// audit judges what was done so far and fails the test if anything was wrong.
 func (f *field) audit(t *testing.T) gatewaytest.Report {
+	t.Helper()
+	report := f.judge(t)
+	report.Check(t)
+	return report
+}
+
+// judge joins the ledgers as they stand now with what the test knows.
+func (f *field) judge(t *testing.T) gatewaytest.Report {
 	t.Helper()
 	e := f.known
 	history := f.kafka.History(t, f.group)
@@ -339,9 +347,7 @@ func (f *field) audit(t *testing.T) gatewaytest.Report {
 	e.Deliveries, e.Acks, e.Answers = f.receiver.Deliveries(f.id), f.receiver.Acks(f.id), f.receiver.Answers(f.id)
 	e.Complaints = f.receiver.Complaints()
 	e.Committed, e.Commits, e.Generations = f.kafka.Committed(t, f.group), history.Commits, history.Generations
-	report := gatewaytest.Audit(e)
-	report.Check(t)
-	return report
+	return gatewaytest.Audit(e)
 }
 
 // finish ends the load, waits until everything is delivered and committed, and audits.
