@@ -24,8 +24,9 @@ import (
 type house struct {
 	*groupmanager.Manager
 	replica  *replica.Replica
-	id       string // replica-1, and so on
-	houses   *int   // how many there are on the broker
+	internal *httptest.Server // of calls from other replicas
+	id       string           // replica-1, and so on
+	houses   *int             // how many there are on the broker
 	kafka    *gatewaytest.Kafka
 	brokers  string
 	receiver *gatewaytest.Receiver
@@ -113,9 +114,9 @@ func (h *house) start(t *testing.T) {
 		t.Fatal(err)
 	}
 	registry := webhooks.NewRegistry(log, keys, logger)
-	internal := httptest.NewUnstartedServer(nil)
+	h.internal = httptest.NewUnstartedServer(nil)
 	h.replica, err = replica.New(replica.Config{
-		Kafka: conf, Topic: kafkastore.DefaultTopic, ID: h.id, URL: "http://" + internal.Listener.Addr().String(),
+		Kafka: conf, Topic: kafkastore.DefaultTopic, ID: h.id, URL: "http://" + h.internal.Listener.Addr().String(),
 		Keys: keys.Derive("internal-call"), Lead: registry.Lead, Logger: logger,
 	})
 	if err != nil {
@@ -128,9 +129,9 @@ func (h *house) start(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	internal.Config.Handler = h.replica
-	internal.Start()
-	h.stop = h.live(t, registry, internal.Close)
+	h.internal.Config.Handler = h.replica
+	h.internal.Start()
+	h.stop = h.live(t, registry, h.internal.Close)
 	t.Cleanup(h.stop)
 	gatewaytest.Await(t, patience, h.Ready)
 	gatewaytest.Await(t, patience, func() error {

@@ -23,9 +23,9 @@ import (
 // other's handler, with all that is said made JSON and read again.
 type network struct {
 	leader string // id; empty for none
-	seats  map[string]*seat
 
 	mu    sync.Mutex
+	seats map[string]*seat
 	calls []string // "<operation> at <id>", in order
 	fresh int      // look-ups of the leader that were to be fresh
 }
@@ -61,6 +61,8 @@ func (s *seat) Leader(_ context.Context, fresh bool) (replica.Peer, error) {
 }
 
 func (s *seat) Others(context.Context) ([]replica.Peer, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var others []replica.Peer
 	for id := range s.seats {
 		if id != s.id {
@@ -85,8 +87,8 @@ func (s *seat) Handle(operation string, do func(context.Context, []byte) (any, e
 func (s *seat) Call(ctx context.Context, to replica.Peer, operation string, in, out any) error {
 	s.mu.Lock()
 	s.calls = append(s.calls, operation+" at "+to.ID)
-	s.mu.Unlock()
 	there := s.seats[to.ID]
+	s.mu.Unlock()
 	if there.fault != nil {
 		return there.fault
 	}
@@ -227,6 +229,51 @@ func TestAProcessWithoutPeersLeads(t *testing.T) {
 	if others, err := m.others(t.Context()); len(others) != 0 || err != nil {
 		t.Errorf("others %v, %v, want none", others, err)
 	}
+}
+
+func TestAllLiveReplicasConfirmThatTheyHaveStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork("a", "a", "b", "c", "d")
+		failures := 2
+		for _, id := range []string{"b", "c", "d"} {
+			register(n.seats[id], operationQuiesce, func(context.Context, quiesceRequest) (any, error) {
+				if id == "c" && failures > 0 {
+					failures--
+					return nil, webhooks.ErrUnavailable
+				}
+				return nil, nil
+			})
+		}
+		n.seats["d"].fault = replica.ErrUnreachable
+		const gone = 3 * time.Second
+		time.AfterFunc(gone, func() { // its session is over
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			delete(n.seats, "d")
+		})
+		m := &Manager{peers: n.seats["a"], registry: webhooks.NewRegistry(nil, nil, nil)}
+		start := time.Now()
+		if err := m.quiesceAll(t.Context(), "", quiesceRequest{Revision: -1}); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); took < gone || took > gone+confirmPause {
+			t.Errorf("confirmed after %v, want right after %v, when the silent replica is no live one any more", took, gone)
+		}
+		asked := map[string]int{}
+		for _, call := range n.calls {
+			asked[call]++
+		}
+		if asked["quiesce at b"] != 1 || asked["quiesce at c"] != 3 {
+			t.Errorf("asked %v, want b once and c until it confirmed the third time", asked)
+		}
+
+		n.seats["b"].fault = replica.ErrUnreachable
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := m.quiesceAll(ctx, "", quiesceRequest{Revision: -1}); !errors.Is(err, webhooks.ErrUnavailable) || ctx.Err() == nil {
+			t.Errorf("with a live replica that is silent: %v, want to wait and then not to know", err)
+		}
+	})
 }
 
 func TestALockByNameIsHeldByOneAndGivenUpWithItsContext(t *testing.T) {

@@ -413,6 +413,48 @@ func TestNothingIsSentByAnyReplicaAfterADeletionOrAPauseWasAnswered(t *testing.T
 	stop()
 }
 
+func TestAReplicaThatDoesNotAnswerHoldsUpAPauseAndADeletion(t *testing.T) {
+	leader, other := pair(t, gatewaytest.OK)
+	leader.kafka.CreateTopic(t, "orders", 2)
+	for _, id := range []string{"billing", "shipping"} {
+		leader.webhook(t, id, "orders")
+		shared(t, id, leader, other)
+	}
+	other.internal.Listener.Close() // it lives, as far as Kafka knows
+	other.internal.CloseClientConnections()
+
+	rows, err := leader.Partitions(t.Context(), "default", "billing")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := map[string]groupmanager.PartitionStatus{}
+	for _, r := range rows {
+		shown[r.Owner] = r
+	}
+	if r, ok := shown[other.id]; !ok || r.State != groupmanager.PartitionUnassigned || r.Generation != -1 || r.EndOffset == nil {
+		t.Errorf("partitions %+v, want one of the silent replica, with nothing but what Kafka knows", rows)
+	}
+
+	soon := func() (context.Context, context.CancelFunc) { return context.WithTimeout(t.Context(), 2*time.Second) }
+	ctx, cancel := soon()
+	defer cancel()
+	if _, err := leader.Pause(ctx, "default", "billing"); !errors.Is(err, webhooks.ErrUnavailable) {
+		t.Errorf("pause: %v, want not to know whether all have stopped", err)
+	}
+	if e, err := leader.Get("default", "billing"); err != nil || e.Webhook.State != webhooks.Paused {
+		t.Errorf("state %s, %v after the pause, want it paused all the same", e.Webhook.State, err)
+	}
+	ctx, cancel = soon()
+	defer cancel()
+	if err := leader.Delete(ctx, "default", "shipping", false); !errors.Is(err, webhooks.ErrUnavailable) {
+		t.Errorf("delete: %v, want not to know whether all have stopped", err)
+	}
+	other.stop()
+	if _, err := leader.Pause(t.Context(), "default", "billing"); err != nil {
+		t.Errorf("pause, when the silent replica is gone: %v", err)
+	}
+}
+
 func TestGoneAtOneReplicaDisablesTheWebhookAtAll(t *testing.T) {
 	leader, other := pair(t, gatewaytest.OK)
 	leader.kafka.CreateTopic(t, "orders", 2)
