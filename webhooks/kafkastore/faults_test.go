@@ -87,7 +87,7 @@ func TestACommitWithoutAnAnswerIsMadeInTheEnd(t *testing.T) {
 	t.Parallel()
 	cluster := startBroker(t)
 	l := newLog(t, cluster.ListenAddrs()[0], "", nil)
-	l.step = time.Second
+	l.step = 2 * time.Second
 	r := lead(t, l)
 	r.append(t, "b", "1")
 	var healed atomic.Bool
@@ -185,7 +185,7 @@ func (b *fixedBroker) up(t *testing.T) {
 // newLog makes a log that is soon tired of waiting.
 func (b *fixedBroker) newLog(t *testing.T) *Log {
 	l := newLog(t, b.address, "", nil)
-	l.step = time.Second
+	l.step = 2 * time.Second
 	return l
 }
 
@@ -227,7 +227,10 @@ func TestAProcessCutOffDoesNotTakeTheRegistryBack(t *testing.T) {
 	}
 	broker.up(t)
 	second := lead(t, broker.newLog(t))
-	second.append(t, "a", "3")
+	eventually(t, "the second has taken over", func() bool {
+		_, err := second.Append(t.Context(), "a", []byte("3"))
+		return err == nil
+	})
 
 	eventually(t, "the first knows that it is fenced", func() bool {
 		_, err := first.Append(t.Context(), "a", []byte("4"))
