@@ -89,6 +89,9 @@ func (s *seat) Call(ctx context.Context, to replica.Peer, operation string, in, 
 	s.calls = append(s.calls, operation+" at "+to.ID)
 	there := s.seats[to.ID]
 	s.mu.Unlock()
+	if there == nil {
+		return replica.ErrUnreachable
+	}
 	if there.fault != nil {
 		return there.fault
 	}
