@@ -33,12 +33,18 @@ type CommitRequest struct {
 	Offsets       map[Partition]int64
 
 	Current int32                // generation of the group
+	Members map[string]bool      // of the group
 	Owners  map[Partition]string // the member that each partition is assigned to
 }
 
-// Accepted tells whether the broker's own fence lets the commit pass: it knows the
-// member and the generation, and asks no more.
-func (c *CommitRequest) Accepted() bool { return c.Generation == c.Current || c.Generation < 0 }
+// Accepted tells whether the broker's own fence lets the commit pass: it looks at
+// the member and its generation, not at the partitions.
+func (c *CommitRequest) Accepted() bool {
+	if c.Generation < 0 {
+		return len(c.Members) == 0
+	}
+	return c.Generation == c.Current && c.Members[c.Member]
+}
 
 // NewBroker starts a broker; it ends with the test.
 func NewBroker(t testing.TB, options ...kfake.Opt) *Broker {
@@ -65,7 +71,7 @@ func (b *Broker) Addr() string { return b.ListenAddrs()[0] }
 func (b *Broker) note(r *kmsg.OffsetCommitRequest) {
 	c := CommitRequest{
 		Group: r.Group, Member: r.MemberID, Generation: r.Generation,
-		Offsets: map[Partition]int64{}, Owners: map[Partition]string{},
+		Offsets: map[Partition]int64{}, Members: map[string]bool{}, Owners: map[Partition]string{},
 	}
 	for _, t := range r.Topics {
 		for _, p := range t.Partitions {
@@ -75,6 +81,7 @@ func (b *Broker) note(r *kmsg.OffsetCommitRequest) {
 	if g := b.GroupInfo(r.Group); g != nil {
 		c.Current = g.Epoch
 		for _, m := range g.Members {
+			c.Members[m.MemberID] = true
 			for topic, partitions := range m.Assignment {
 				for _, p := range partitions {
 					c.Owners[Partition{topic, p}] = m.MemberID
