@@ -32,6 +32,7 @@ const (
 
 // strike is a fault at its time, and the end of it.
 type strike struct {
+	track     int // one of a track at a time
 	at, until time.Duration
 	what      string
 	begin     func(*soak)
@@ -96,7 +97,7 @@ func plan(seed uint64, length time.Duration) []strike {
 		for at := seconds(r, 2, 10); at < length-quiet; {
 			one := faults[r.IntN(len(faults))](r)
 			one.until += at // the fault told its length
-			one.at = at
+			one.track, one.at = track, at
 			strikes = append(strikes, one)
 			at = one.until + seconds(r, 3, 15)
 		}
@@ -117,6 +118,10 @@ func (s *soak) suffer(strikes []strike, length time.Duration) {
 	for {
 		slices.SortFunc(open, func(a, b strike) int { return int(a.until - b.until) })
 		now := time.Since(start)
+		// One that took longer than planned holds up the next of its track.
+		next := slices.IndexFunc(strikes, func(one strike) bool {
+			return one.at <= now && !slices.ContainsFunc(open, func(o strike) bool { return o.track == one.track })
+		})
 		switch {
 		case len(open) > 0 && open[0].until <= now:
 			if open[0].end != nil {
@@ -124,16 +129,16 @@ func (s *soak) suffer(strikes []strike, length time.Duration) {
 			}
 			s.t.Logf("%8v  ended: %s", now.Round(time.Millisecond), open[0].what)
 			open = open[1:]
-		case len(strikes) > 0 && strikes[0].at <= now:
-			one := strikes[0]
-			strikes = strikes[1:]
+		case next >= 0 && now < length:
+			one := strikes[next]
+			strikes = slices.Delete(strikes, next, next+1)
 			s.counts[strings.Fields(one.what)[0]]++
 			s.t.Logf("%8v  %s", now.Round(time.Millisecond), one.what)
 			one.begin(s)
 			// A fault that took long to begin lasts as long as it was meant to.
-			one.until += max(0, time.Since(start)-one.at)
+			one.until += time.Since(start) - one.at
 			open = append(open, one)
-		case len(open) == 0 && len(strikes) == 0 && now >= length:
+		case len(open) == 0 && now >= length: // whatever of the plan is left
 			return
 		default:
 			s.look()
