@@ -9,6 +9,7 @@ import (
 
 	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
 
+	"github.com/kpush/kpush/internal/kafkaconf"
 	"github.com/kpush/kpush/webhooks"
 )
 
@@ -81,7 +82,7 @@ func (c *cluster) committedOffsets(ctx context.Context, group string, partitions
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	res, err := c.admin.ListConsumerGroupOffsets(ctx,
-		[]kafka.ConsumerGroupTopicPartitions{{Group: group, Partitions: partitions}}, kafka.SetAdminRequestTimeout(adminTimeout))
+		[]kafka.ConsumerGroupTopicPartitions{{Group: group, Partitions: partitions}}, kafka.SetAdminRequestTimeout(kafkaconf.CoordinatorTimeout))
 	offsets := make(map[topicPartition]int64)
 	var missing kafka.Error
 	if errors.As(err, &missing) && missing.Code() == kafka.ErrGroupIDNotFound {
@@ -219,7 +220,7 @@ func (c *cluster) commit(ctx context.Context, group string, offsets []kafka.Topi
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	res, err := c.admin.AlterConsumerGroupOffsets(ctx,
-		[]kafka.ConsumerGroupTopicPartitions{{Group: group, Partitions: offsets}}, kafka.SetAdminRequestTimeout(adminTimeout))
+		[]kafka.ConsumerGroupTopicPartitions{{Group: group, Partitions: offsets}}, kafka.SetAdminRequestTimeout(kafkaconf.CoordinatorTimeout))
 	if err != nil {
 		return fmt.Errorf("committing offsets of group %q: %w", group, err)
 	}
@@ -237,7 +238,7 @@ func (c *cluster) commit(ctx context.Context, group string, offsets []kafka.Topi
 func (c *cluster) deleteGroup(ctx context.Context, group string) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	res, err := c.admin.DeleteConsumerGroups(ctx, []string{group}, kafka.SetAdminRequestTimeout(adminTimeout))
+	res, err := c.admin.DeleteConsumerGroups(ctx, []string{group}, kafka.SetAdminRequestTimeout(kafkaconf.CoordinatorTimeout))
 	if err != nil {
 		c.tainted.Store(true)
 		return fmt.Errorf("deleting group %q: %w", group, err)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
 
+	"github.com/kpush/kpush/internal/kafkaconf"
 	"github.com/kpush/kpush/replica"
 )
 
@@ -43,7 +44,7 @@ type groupMember struct {
 func (c *cluster) group(ctx context.Context, group string) (groupState, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	res, err := c.admin.DescribeConsumerGroups(ctx, []string{group}, kafka.SetAdminRequestTimeout(adminTimeout))
+	res, err := c.admin.DescribeConsumerGroups(ctx, []string{group}, kafka.SetAdminRequestTimeout(kafkaconf.CoordinatorTimeout))
 	if err != nil {
 		return groupState{}, fmt.Errorf("describing group %q: %w", group, err)
 	}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
+
+	"github.com/kpush/kpush/internal/kafkaconf"
 )
 
 const (
@@ -174,13 +176,12 @@ func (d *directory) answer(ctx context.Context, describe func() (kafka.ConsumerG
 	}
 }
 
-// describe asks Kafka for a group. The context outlives the request's own timeout:
-// a request that it cuts short leaves its answer behind in the client.
+// describe asks Kafka for a group. The context bounds it, see CoordinatorTimeout.
 func describe(admin *kafka.AdminClient, group string) (kafka.ConsumerGroupDescription, error) {
 	var none kafka.ConsumerGroupDescription
-	ctx, cancel := context.WithTimeout(context.Background(), 2*describeTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), describeTimeout)
 	defer cancel()
-	result, err := admin.DescribeConsumerGroups(ctx, []string{group}, kafka.SetAdminRequestTimeout(describeTimeout))
+	result, err := admin.DescribeConsumerGroups(ctx, []string{group}, kafka.SetAdminRequestTimeout(kafkaconf.CoordinatorTimeout))
 	if err != nil {
 		return none, err
 	}
