@@ -1,0 +1,167 @@
+package groupmanager_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+
+	"github.com/kpush/kpush/groupmanager"
+	"github.com/kpush/kpush/internal/gatewaytest"
+	"github.com/kpush/kpush/webhooks"
+)
+
+func TestASeekMovesRunningPartitionsOfAllReplicas(t *testing.T) {
+	leader, other := pair(t, gatewaytest.OK)
+	leader.kafka.CreateTopic(t, "orders", 4)
+	produced := &gatewaytest.Produced{}
+	leader.kafka.ProduceLoad(t, produced, gatewaytest.Load{Topic: "orders", Partitions: 4, Records: 40, Size: 20})
+	leader.webhook(t, "billing", "orders", earliest)
+	shared(t, "billing", leader, other)
+	leader.caughtUp(t, "billing")
+	count := func() int {
+		n := 0
+		for _, d := range leader.receiver.Deliveries("billing") {
+			n += len(d.Records)
+		}
+		return n
+	}
+	before := count()
+
+	earliestAgain := groupmanager.SeekRequest{To: "earliest", DryRun: true}
+	check := func(moves []groupmanager.SeekMove, err error, want int, from, to int64) {
+		t.Helper()
+		if err != nil || len(moves) != want {
+			t.Fatalf("moves %+v, %v, want %d of them", moves, err, want)
+		}
+		for _, m := range moves {
+			if m.Topic != "orders" || m.From == nil || *m.From != from || m.To != to {
+				t.Errorf("partition %d moves from %s to %d, want %d to %d", m.Partition, show(m.From), m.To, from, to)
+			}
+		}
+	}
+	moves, err := other.Seek(t.Context(), "default", "billing", earliestAgain)
+	check(moves, err, 4, 10, 0)
+	if got := leader.committed(t, "billing", "orders"); got != 10 || count() != before {
+		t.Errorf("after a dry run committed offset %d and %d records delivered, want 10 and %d", got, count(), before)
+	}
+	earliestAgain.DryRun = false
+	moves, err = other.Seek(t.Context(), "default", "billing", earliestAgain)
+	check(moves, err, 4, 10, 0)
+	gatewaytest.Await(t, patience, func() error {
+		if got := count(); got != before+40 {
+			return fmt.Errorf("%d records delivered, want all 40 again after %d", got, before)
+		}
+		return nil
+	})
+	leader.caughtUp(t, "billing")
+
+	// Two partitions to offsets of their own; the others stay.
+	moves, err = leader.Seek(t.Context(), "default", "billing", groupmanager.SeekRequest{Partitions: []groupmanager.SeekPartition{
+		{Topic: "orders", Partition: 1, Offset: 7}, {Topic: "orders", Partition: 2, Offset: 7},
+	}})
+	check(moves, err, 2, 10, 7)
+	gatewaytest.Await(t, patience, func() error {
+		if got := count(); got != before+40+6 {
+			return fmt.Errorf("%d records delivered, want 6 more after %d", got, before+40)
+		}
+		return nil
+	})
+	leader.caughtUp(t, "billing")
+}
+
+func TestAPausedWebhookIsMovedByATime(t *testing.T) {
+	h := newHouse(t, gatewaytest.OK)
+	h.kafka.CreateTopic(t, "orders", 2)
+	h.kafka.ProduceLoad(t, &gatewaytest.Produced{}, gatewaytest.Load{Topic: "orders", Partitions: 2, Records: 20, Size: 20})
+	h.webhook(t, "billing", "orders", earliest)
+	h.caughtUp(t, "billing")
+	if _, err := h.Pause(t.Context(), "default", "billing"); err != nil {
+		t.Fatal(err)
+	}
+	moves, err := h.Seek(t.Context(), "default", "billing", groupmanager.SeekRequest{Time: new(time.Unix(0, 0))})
+	if err != nil || len(moves) != 2 || moves[0].To != 0 {
+		t.Fatalf("to the beginning of time: %+v, %v, want both partitions at 0", moves, err)
+	}
+	if got := h.committed(t, "billing", "orders"); got != 0 {
+		t.Errorf("committed offset %d of a paused webhook, want 0", got)
+	}
+	moves, err = h.Seek(t.Context(), "default", "billing", groupmanager.SeekRequest{Time: new(time.Now().Add(time.Hour))})
+	if err != nil || len(moves) != 2 || moves[1].To != 10 {
+		t.Errorf("to a time that has not come: %+v, %v, want both partitions at their ends", moves, err)
+	}
+}
+
+func TestASeekCuresAWebhookThatFailsOverItsOffset(t *testing.T) {
+	leader := newHouse(t, gatewaytest.OK)
+	leader.kafka.CreateTopic(t, "orders", 1)
+	produced := &gatewaytest.Produced{}
+	leader.kafka.ProduceLoad(t, produced, gatewaytest.Load{Topic: "orders", Partitions: 1, Records: 10, Size: 20})
+	leader.webhook(t, "billing", "orders", earliest)
+	leader.caughtUp(t, "billing")
+	leader.stop()
+	leader.kafka.ProduceLoad(t, produced, gatewaytest.Load{Topic: "orders", Partitions: 1, Records: 10, Size: 20})
+	gone := kadm.Offsets{}
+	gone.Add(kadm.Offset{Topic: "orders", Partition: 0, At: 15})
+	if _, err := leader.kafka.Admin().DeleteRecords(t.Context(), gone); err != nil {
+		t.Fatal(err)
+	}
+	leader.start(t)
+	other := leader.another(t)
+	for _, h := range []*house{other, leader} { // only one of them has the partition
+		gatewaytest.Await(t, patience, func() error {
+			e, err := h.Get("default", "billing")
+			if err != nil || e.Webhook.State != webhooks.Failed || *e.Webhook.StateReason != "offset_out_of_range" {
+				return fmt.Errorf("at %s the state is %s, %v, want failed", h.id, e.Webhook.State, err)
+			}
+			return nil
+		})
+	}
+	moves, err := other.Seek(t.Context(), "default", "billing", groupmanager.SeekRequest{To: "earliest"})
+	if err != nil || len(moves) != 1 || moves[0].From == nil || *moves[0].From != 10 || moves[0].To != 15 {
+		t.Fatalf("the seek: %+v, %v, want the partition to move from 10 to 15", moves, err)
+	}
+	if _, err := other.Resume(t.Context(), "default", "billing"); err != nil {
+		t.Fatal(err)
+	}
+	leader.caughtUp(t, "billing")
+	gatewaytest.Await(t, patience, func() error {
+		if e, err := other.Get("default", "billing"); err != nil || e.Webhook.State != webhooks.Active {
+			return fmt.Errorf("after the seek the state is %s, %v, want active", e.Webhook.State, err)
+		}
+		return nil
+	})
+}
+
+func TestASeekIsRefused(t *testing.T) {
+	leader, other := pair(t, gatewaytest.OK)
+	leader.kafka.CreateTopic(t, "orders", 2)
+	leader.kafka.ProduceLoad(t, &gatewaytest.Produced{}, gatewaytest.Load{Topic: "orders", Partitions: 2, Records: 20, Size: 20})
+	leader.webhook(t, "billing", "orders", earliest)
+	leader.caughtUp(t, "billing")
+	first := groupmanager.SeekPartition{Topic: "orders", Partition: 0, Offset: 3}
+	for pointer, r := range map[string]groupmanager.SeekRequest{
+		"/to":                        {},
+		"/to/time":                   {Time: new(time.Unix(-1, 0))},
+		"/to/partitions":             {Partitions: []groupmanager.SeekPartition{}},
+		"/to/partitions/1":           {Partitions: []groupmanager.SeekPartition{first, first}},
+		"/to/partitions/1/topic":     {Partitions: []groupmanager.SeekPartition{first, {Topic: "other"}}},
+		"/to/partitions/0/topic":     {Partitions: []groupmanager.SeekPartition{{Topic: ""}}},
+		"/to/partitions/1/offset":    {Partitions: []groupmanager.SeekPartition{first, {Topic: "orders", Partition: 1, Offset: 11}}},
+		"/to/partitions/0/offset":    {Partitions: []groupmanager.SeekPartition{{Topic: "orders", Offset: -1}}},
+		"/to/partitions/0/partition": {Partitions: []groupmanager.SeekPartition{{Topic: "orders", Partition: 2}}},
+	} {
+		for _, h := range []*house{leader, other} {
+			var invalid *webhooks.ValidationError
+			moves, err := h.Seek(t.Context(), "default", "billing", r)
+			if !errors.As(err, &invalid) || invalid.Fields[0].Pointer != pointer {
+				t.Errorf("at %s, %+v: %v, %v, want a complaint about %s", h.id, r, moves, err, pointer)
+			}
+		}
+	}
+	if got := leader.committed(t, "billing", "orders"); got != 10 {
+		t.Errorf("committed offset %d after refusals only, want 10", got)
+	}
+}

@@ -1,0 +1,36 @@
+package groupmanager_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/kpush/kpush/groupmanager"
+	"github.com/kpush/kpush/internal/gatewaytest"
+)
+
+func TestAPatternChoosesTheTopicsThatMatchNow(t *testing.T) {
+	h := newHouse(t, gatewaytest.OK)
+	h.kafka.CreateTopic(t, "orders-a", 2)
+	h.kafka.CreateTopic(t, "orders-b", 1)
+	h.kafka.CreateTopic(t, "other", 1)
+	h.kafka.CreateTopic(t, "__orders-internal", 1)
+	h.kafka.ProduceLoad(t, &gatewaytest.Produced{}, gatewaytest.Load{Topic: "orders-a", Partitions: 2, Records: 10, Size: 20})
+	h.webhook(t, "billing", "^.*orders-")
+	rows, err := h.Partitions(t.Context(), "default", "billing")
+	if err != nil || len(rows) != 3 || rows[0].Topic != "orders-a" || rows[2].Topic != "orders-b" {
+		t.Fatalf("partitions %+v, %v, want those of orders-a and orders-b", rows, err)
+	}
+	for _, r := range rows {
+		if r.Lag == nil || *r.Lag != 0 {
+			t.Errorf("%s [%d] has lag %s right after the registration, want it pinned at its end", r.Topic, r.Partition, show(r.Lag))
+		}
+	}
+	none := h.webhook(t, "none", "^nothing-of-that-name")
+	if rows, err := h.Partitions(t.Context(), "default", none.Webhook.ID); err != nil || len(rows) != 0 {
+		t.Errorf("a pattern that nothing matches: %+v, %v, want no partitions", rows, err)
+	}
+	ack := groupmanager.AckRequest{Tenant: "default", WebhookID: "billing", Topic: "other", Generation: 1}
+	if _, err := h.Ack(t.Context(), ack); !errors.Is(err, groupmanager.ErrPartitionNotFound) {
+		t.Errorf("an ack for a topic that does not match: %v", err)
+	}
+}
