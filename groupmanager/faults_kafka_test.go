@@ -245,3 +245,26 @@ func (s *scene) forgetful(offset int64) (heal func()) {
 	})
 	return func() { healed.Store(true) }
 }
+
+// The coordinator is away for longer than the session while a commit waits for it.
+// The client keeps such a commit until the coordinator is back, and by then it is of
+// a tenure that was lost.
+func TestK6_ACommitThatWaitedForTheCoordinatorMovesNothingAfterTheLoss(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, 1, promised, quick)
+	s.produce(t, 1, 10)
+	d := s.deliveryOf(t, 0, 0)
+	away := s.failing(kfake.Fault{Err: kerr.CoordinatorNotAvailable}, kmsg.OffsetCommit, kmsg.Heartbeat, kmsg.JoinGroup, kmsg.FindCoordinator)
+	if a, err := s.Ack(t.Context(), byToken(d)); err == nil {
+		t.Errorf("the ack: %+v while the coordinator is away, want a refusal", a)
+	}
+	s.givenUp(t, 0)
+	away.Remove()
+	s.owned(t, 0, d.Generation)
+	again := s.deliveryOf(t, 0, d.Generation+1)
+	if got := s.at(t, 0); got != 0 || again.First() != d.First() {
+		t.Errorf("committed offset %d and a delivery from %d, want 0 and from %d again", got, again.First(), d.First())
+	}
+	s.receiver.SetScript(gatewaytest.OK)
+	s.caughtUp(t)
+}

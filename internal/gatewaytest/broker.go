@@ -32,9 +32,10 @@ type CommitRequest struct {
 	Generation    int32 // -1: the sender does not claim to be a member
 	Offsets       map[Partition]int64
 
-	Current int32                // generation of the group
-	Members map[string]bool      // of the group
-	Owners  map[Partition]string // the member that each partition is assigned to
+	Current   int32                // generation of the group
+	Members   map[string]bool      // of the group
+	Owners    map[Partition]string // the member that each partition is assigned to
+	Committed map[Partition]int64  // what the group had committed
 }
 
 // Accepted tells whether the broker's own fence lets the commit pass: it looks at
@@ -71,7 +72,8 @@ func (b *Broker) Addr() string { return b.ListenAddrs()[0] }
 func (b *Broker) note(r *kmsg.OffsetCommitRequest) {
 	c := CommitRequest{
 		Group: r.Group, Member: r.MemberID, Generation: r.Generation,
-		Offsets: map[Partition]int64{}, Members: map[string]bool{}, Owners: map[Partition]string{},
+		Offsets: map[Partition]int64{}, Committed: map[Partition]int64{},
+		Members: map[string]bool{}, Owners: map[Partition]string{},
 	}
 	for _, t := range r.Topics {
 		for _, p := range t.Partitions {
@@ -80,6 +82,9 @@ func (b *Broker) note(r *kmsg.OffsetCommitRequest) {
 	}
 	if g := b.GroupInfo(r.Group); g != nil {
 		c.Current = g.Epoch
+		for p := range c.Offsets {
+			c.Committed[p] = g.Commits[p.Topic][p.ID].Offset
+		}
 		for _, m := range g.Members {
 			c.Members[m.MemberID] = true
 			for topic, partitions := range m.Assignment {
@@ -107,21 +112,18 @@ func (b *Broker) CommitRequests(group string) []CommitRequest {
 // commits before from, such as that which pins the start, are not looked at.
 func (b *Broker) CheckCommits(t testing.TB, group string, from int) {
 	t.Helper()
-	highest := map[Partition]int64{}
 	for n, c := range b.CommitRequests(group) {
+		if n < from {
+			continue
+		}
 		for p, offset := range c.Offsets {
-			if n >= from {
-				switch owner := c.Owners[p]; {
-				case c.Generation < 0:
-					t.Errorf("commit %d of %s at %d has generation %d", n, p, offset, c.Generation)
-				case c.Accepted() && owner != "" && owner != c.Member:
-					t.Errorf("commit %d of %s at %d is by %s in generation %d, which belongs to %s", n, p, offset, c.Member, c.Generation, owner)
-				case c.Accepted() && offset < highest[p]:
-					t.Errorf("commit %d of %s goes down from %d to %d", n, p, highest[p], offset)
-				}
-			}
-			if c.Accepted() {
-				highest[p] = max(highest[p], offset)
+			switch owner := c.Owners[p]; {
+			case c.Generation < 0:
+				t.Errorf("commit %d of %s at %d has generation %d", n, p, offset, c.Generation)
+			case c.Accepted() && owner != "" && owner != c.Member:
+				t.Errorf("commit %d of %s at %d is by %s in generation %d, which belongs to %s", n, p, offset, c.Member, c.Generation, owner)
+			case c.Accepted() && offset < c.Committed[p]:
+				t.Errorf("commit %d of %s goes down from %d to %d", n, p, c.Committed[p], offset)
 			}
 		}
 	}
