@@ -295,5 +295,14 @@ func TestM17_DuplicateStaticID(t *testing.T) {
 	calm := f.generation(t)
 	pass(t, rest)
 	f.checkCalm(t, calm)
-	f.finish(t)
+
+	// Until its next heartbeat or commit the first one does not know that it was
+	// replaced, and the broker keeps one generation for both: for that while both
+	// deliver. Nothing may be lost by it, or committed that was not acked.
+	f.flow.Stop(t)
+	f.awaitEnd(t)
+	f.known.Ends = f.kafka.Ends(t, f.topic)
+	report := f.judge(t)
+	report.Anomalies = slices.DeleteFunc(report.Anomalies, func(a gatewaytest.Anomaly) bool { return a.Rule == "O3" || a.Rule == "O4" })
+	report.Check(t)
 }

@@ -34,10 +34,10 @@ func TestH14_SlowReceiver(t *testing.T) {
 const (
 	crowdSize   = 100
 	crowdTopics = 10 // each read by ten webhooks
-	crowdTime   = 20 * time.Millisecond
-	crowdPause  = 25 * time.Millisecond // between two records, to one topic after the other
-	crowdRounds = 3
-	crowdSample = 120 // records of one measurement
+	crowdTime   = 50 * time.Millisecond
+	crowdPause  = 50 * time.Millisecond // between two records, to one topic after the other
+	crowdRounds = 4
+	crowdSample = 80  // records of one measurement
 	maxSlower   = 1.2 // the others' p99 with a sick one, as a multiple of the one without
 )
 
