@@ -251,3 +251,52 @@ func TestM13_AnAckAfterACooperativeRevokeIsRefused(t *testing.T) {
 	s.receiver.SetScript(gatewaytest.OK)
 	s.caughtUp(t)
 }
+
+// The same between replicas: whichever of them is asked, an ack of a tenure that has
+// ended is stale, and says so as soon as somebody holds the partition.
+func TestM12_AnAckThatComesByWayOfAnotherReplicaIsStaleThere(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, 2, promised, nil)
+	s.produce(t, 2, 20)
+	first := []gatewaytest.Delivery{s.deliveryOf(t, 0, 0), s.deliveryOf(t, 1, 0)}
+	since := max(first[0].Generation, first[1].Generation)
+	other := s.another(t)
+	var p int32
+	gatewaytest.Await(t, patience, func() error {
+		rows, err := s.Partitions(t.Context(), "default", faultHook)
+		if err != nil {
+			return err
+		}
+		for _, r := range rows {
+			if r.Owner == other.id {
+				p = r.Partition
+				return nil
+			}
+		}
+		return fmt.Errorf("%s holds nothing yet: %+v", other.id, rows)
+	})
+	theirs := s.deliveryOf(t, p, since+1)
+	everywhere := func(when string, d gatewaytest.Delivery, replicas ...*house) {
+		t.Helper()
+		for _, h := range replicas {
+			at := &scene{house: h}
+			at.refused(t, "the token "+when+", at "+h.id, byToken(d), nil)
+			at.refused(t, "the fields "+when+", at "+h.id, byFields(d), nil)
+		}
+	}
+	everywhere("of the first tenure", first[p], s.house, other)
+	other.stop()
+	now := s.owned(t, p, theirs.Generation)
+	third := s.deliveryOf(t, p, now)
+	everywhere("of the first tenure, after it came back", first[p], s.house)
+	everywhere("of the other's tenure, after it came back", theirs, s.house)
+	if got := s.at(t, p); got != 0 {
+		t.Errorf("committed offset %d after acks of tenures that have ended, want 0", got)
+	}
+	s.receiver.Acked(gatewaytest.Ack{Webhook: faultHook, Partition: third.Partition, First: third.First(), Last: third.Last(), At: time.Now()})
+	if a, err := s.Ack(t.Context(), byToken(third)); err != nil || a.Result != "committed" {
+		t.Errorf("the ack of the tenure that stands: %+v, %v, want committed", a, err)
+	}
+	s.receiver.SetScript(gatewaytest.OK)
+	s.caughtUp(t)
+}
