@@ -29,6 +29,7 @@ const (
 // the callback does not, so every path here assigns or unassigns something.
 func (m *member) rebalance(_ *kafka.Consumer, e kafka.Event) error {
 	m.current.Store(m.queues.Generation())
+	m.stalled = false
 	m.lane.metrics.rebalanced()
 	switch e := e.(type) {
 	case kafka.AssignedPartitions:
@@ -256,7 +257,6 @@ func (m *member) release(tps []topicPartition, lost bool) {
 	if len(going) == 0 {
 		return
 	}
-	lost = lost && !breaksFencing
 	cause := context.Canceled
 	if lost {
 		m.committer.drop(tenures)
@@ -284,6 +284,7 @@ func (m *member) release(tps []topicPartition, lost bool) {
 			}
 		}
 	}
+	m.committer.haunt(tenures)
 	m.lifecycle.given(m.current.Load(), tps, lost, time.Now().Add(min(lifecyclePatience, m.drain)))
 	for _, h := range going {
 		h.queue.Close()

@@ -74,9 +74,21 @@ func TestM6_AMemberWhosePollStallsIsAZombieAndRejoins(t *testing.T) {
 	if got := s.at(t, 0); got != 0 {
 		t.Errorf("committed offset %d, want it left at 0", got)
 	}
+	left, generation := time.Now(), s.broker.GroupInfo(faultGroup).Epoch
 	s.receiver.SetScript(gatewaytest.OK)
 	s.produce(t, 2, 100)
 	s.caughtUp(t)
+	late := map[gatewaytest.Partition]int{}
+	for _, d := range s.receiver.Deliveries(faultHook) {
+		if d.Generation <= generation && d.Arrived.After(left) {
+			late[d.Partition]++
+		}
+	}
+	for p, n := range late {
+		if n > 1 {
+			t.Errorf("%d deliveries of %s after the member had been given up, want one at most", n, p)
+		}
+	}
 }
 
 // The member is given up while its poll loop stalls, and another one takes its

@@ -209,7 +209,7 @@ func (g *group) join(ctx context.Context, w webhooks.Webhook, client *delivery.C
 		look:     func(topic string) (topicInfo, error) { return g.look(ctx, topic) },
 		memory:   g.memory,
 		drain:    min(s.cfg.DrainTimeout, rebalanceTimeout(conf)*6/10),
-		born:     born, session: session,
+		born:     born, session: session, maxPoll: rebalanceTimeout(conf),
 		logger:  g.logger,
 		orders:  make(chan order),
 		done:    make(chan struct{}),

@@ -122,7 +122,7 @@ func (m *member) heard(text string) {
 	if err := json.Unmarshal([]byte(text), &s); err != nil || s.Brokers.Coordinator.RxIdle < 0 || s.Age <= 0 {
 		return
 	}
-	if m.current.Load() < 0 {
+	if m.current.Load() < 0 || m.stalled {
 		return // not in the group: what the coordinator says is no sign of a session
 	}
 	m.lease.renew(m.born.Add(time.Duration(s.Age-s.Brokers.Coordinator.RxIdle)*time.Microsecond + m.session))

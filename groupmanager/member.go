@@ -67,6 +67,7 @@ type member struct {
 	reset     string        // the webhook's offset_reset
 	born      time.Time     // just before the consumer was made
 	session   time.Duration // that a lease lasts
+	maxPoll   time.Duration // between two polls, or the client leaves the group
 	logger    *slog.Logger
 
 	lease   lease
@@ -79,6 +80,7 @@ type member struct {
 	fatal   error
 	ctx     context.Context // of run: when it has ended nothing is taken any more
 	polled  time.Time       // when Poll returned last
+	stalled bool            // the client has given the membership up since the last rebalance
 	crashed map[topicPartition]*crash
 
 	mu     sync.Mutex // guards the look-ups of acks, status and metrics
@@ -102,9 +104,13 @@ func (m *member) run(ctx context.Context, topics []string) error {
 	commits.Go(func() { m.committer.run(committing) })
 	for ctx.Err() == nil && m.fatal == nil {
 		stall()
-		m.event(m.consumer.Poll(int(pollTimeout.Milliseconds())))
+		e := m.consumer.Poll(int(pollTimeout.Milliseconds()))
+		now := time.Now()
+		// The client has left the group by itself; it tells of it in a poll to come.
+		m.stalled = m.stalled || now.Sub(m.polled) > m.maxPoll
+		m.polled = now
+		m.event(e)
 		m.current.Store(m.queues.Generation())
-		m.polled = time.Now()
 		m.tend()
 	}
 	end()
@@ -192,6 +198,9 @@ func (m *member) commit(due map[topicPartition]position) (map[topicPartition]boo
 	span := m.lane.tracer.operation("commit", topic, attribute.String("messaging.operation.type", "settle"))
 	defer span.End()
 	answer, err := m.consumer.CommitOffsets(tps)
+	if e, ok := errors.AsType[kafka.Error](err); ok && e.Code() == kafka.ErrGroupAuthorizationFailed {
+		m.fault(topicPartition{*tps[0].Topic, tps[0].Partition}, fmt.Errorf("%w: %w", errNotAuthorized, err))
+	}
 	confirmed := make(map[topicPartition]bool, len(due))
 	for _, tp := range answer {
 		if err == nil && tp.Error == nil {

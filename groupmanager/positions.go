@@ -67,7 +67,11 @@ func (m *member) explain(f fault) error {
 		if m.isAnother(f.topicPartition) {
 			return &positionError{why: errTopicRecreated, at: m.heldOf(f.topic)}
 		}
-		return &positionError{why: errOffsetOutOfRange, at: []topicPartition{f.topicPartition}}
+		lost := &positionError{why: errOffsetOutOfRange, at: []topicPartition{f.topicPartition}}
+		if h, ok := m.held[f.topicPartition]; ok {
+			lost.from = m.committer.committed(h.tenure)
+		}
+		return lost
 	case kafka.ErrUnknownTopicOrPart, kafka.ErrUnknownTopic, kafka.ErrUnknownPartition:
 		return errTopicGone
 	case kafka.ErrTopicAuthorizationFailed:
@@ -93,8 +97,9 @@ func (m *member) heldOf(topic string) []topicPartition {
 
 // positionError says that the group has lost its place in some partitions.
 type positionError struct {
-	why error
-	at  []topicPartition
+	why  error
+	at   []topicPartition
+	from int64 // errOffsetOutOfRange: the committed offset that is not in the log any more
 }
 
 func (e *positionError) Error() string {
@@ -145,21 +150,19 @@ func (m *member) resetOffsets() {
 		}
 		due[tp] = position{offset: to}
 	}
-	from := m.memory.offsets(lost.at)
 	m.memory.forget(lost.at)
 	if err := m.place(due); err != nil {
 		m.fatal = fmt.Errorf("committing a reset: %w", err)
 		return
 	}
 	for tp, to := range due {
-		before, known := from[tp]
-		passed := int64(0)
-		if known {
-			passed = max(0, to.offset-before)
+		passed := int64(0) // in a topic made anew, or where nobody knows where the group was
+		if errors.Is(lost.why, errOffsetOutOfRange) {
+			passed = max(0, to.offset-max(0, lost.from))
 		}
 		m.lane.metrics.passedOver(passed)
 		m.logger.Error("the group had lost its place in a partition and was set anew", "topic", tp.topic, "partition", tp.partition,
-			"reason", lost.why, "from", before, "to", to.offset, "offset_reset", policy, "passed_over", passed)
+			"reason", lost.why, "from", lost.from, "to", to.offset, "offset_reset", policy, "passed_over", passed)
 	}
 	m.fatal = errOffsetsReset
 }
@@ -344,19 +347,6 @@ func (r *memory) check(tps []topicPartition, committed map[topicPartition]positi
 		}
 	}
 	return nil
-}
-
-// offsets are what is remembered of partitions.
-func (r *memory) offsets(tps []topicPartition) map[topicPartition]int64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	known := make(map[topicPartition]int64)
-	for _, tp := range tps {
-		if at, ok := r.at[tp]; ok {
-			known[tp] = at
-		}
-	}
-	return known
 }
 
 // forget drops what is remembered of partitions.

@@ -3,6 +3,7 @@ package faults
 import (
 	"net/http"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -105,6 +106,26 @@ func TestM5_ZombieByPause(t *testing.T) {
 	default:
 		t.Errorf("the late ack was answered %d %s%s, want it refused", reply.Status, reply.Result, reply.Code)
 	}
+	f.settle(t) // it is a member again, without a restart
+	f.finish(t)
+}
+
+// TestM6_ZombieByPollStall stops the poll loop of one gateway for longer than
+// max.poll.interval.ms, while the client's own threads go on with their heartbeats.
+func TestM6_ZombieByPollStall(t *testing.T) {
+	const pollInterval = 10 * time.Second // of gatewaytest.NewConfig; the client looks twice a second
+	node, _ := nodeOf(t)
+	f := underLoad(t, node.Brokers(), lively, broken("poll"))
+	f.known.Clean, f.known.Window = true, window
+	taken := f.members(t)["a"]
+	stalled := time.Now()
+	f.known.Hard = append(f.known.Hard, gatewaytest.HardEnd{Client: f.configs["a"].Client(), At: stalled})
+	f.known.Zombies = 1
+	if err := syscall.Kill(f.gateways["a"].Pid(), syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	checkWithin(t, "take-over from an owner that polls no more", f.takenOver(t, taken, stalled), pollInterval+takeOverKilled)
+	f.checkSilence(t, taken, stalled)
 	f.settle(t) // it is a member again, without a restart
 	f.finish(t)
 }
