@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -21,6 +20,7 @@ import (
 	"github.com/kpush/kpush/internal/partitionqueue"
 	"github.com/kpush/kpush/internal/telemetry"
 	"github.com/kpush/kpush/internal/version"
+	"github.com/kpush/kpush/replica"
 	"github.com/kpush/kpush/server"
 	"github.com/kpush/kpush/webhooks"
 	"github.com/kpush/kpush/webhooks/kafkastore"
@@ -37,9 +37,6 @@ const (
 	// telemetryGrace is how long the last spans and metrics may take to be sent.
 	telemetryGrace = 2 * time.Second
 
-	// maxLeadPause is the longest pause between attempts to lead the registry.
-	maxLeadPause = 15 * time.Second
-
 	// maxDeclarePause is the longest pause between attempts to apply a declared webhook.
 	maxDeclarePause = time.Minute
 )
@@ -50,6 +47,7 @@ type gateway struct {
 	logger    *slog.Logger
 	telemetry *telemetry.Telemetry
 	registry  *webhooks.Registry
+	replica   *replica.Replica
 	manager   *groupmanager.Manager
 	server    *server.Server
 
@@ -86,6 +84,9 @@ func newGateway(ctx context.Context, c Config, logger *slog.Logger) (_ *gateway,
 	if g.config.API.PublicURL == "" {
 		g.config.API.PublicURL = publicURL(g.api)
 	}
+	if g.config.Replica.AdvertisedURL == "" {
+		g.config.Replica.AdvertisedURL = advertisedURL(g.api)
+	}
 	build := version.Get()
 	_, librdkafka := kafka.LibraryVersion()
 	if g.telemetry, err = telemetry.Setup(ctx, telemetry.Options{
@@ -100,7 +101,7 @@ func newGateway(ctx context.Context, c Config, logger *slog.Logger) (_ *gateway,
 	return g, nil
 }
 
-// wire makes registry, manager and the two HTTP servers over them.
+// wire makes registry, replica, manager and the two HTTP servers over them.
 func (g *gateway) wire(build version.Info) error {
 	c := g.config
 	keys, err := webhooks.NewKeys(c.SecretKey...)
@@ -115,16 +116,30 @@ func (g *gateway) wire(build version.Info) error {
 		return err
 	}
 	g.registry = webhooks.NewRegistry(store, keys, g.logger)
+	g.replica, err = replica.New(replica.Config{
+		Kafka:  conf,
+		Topic:  c.Registry.Topic,
+		ID:     c.Replica.ID,
+		URL:    c.Replica.AdvertisedURL,
+		Keys:   keys.Derive("internal-call"),
+		Lead:   g.registry.Lead,
+		Logger: g.logger,
+	})
+	if err != nil {
+		return err
+	}
 	g.manager, err = groupmanager.New(groupmanager.Config{
-		Kafka:        conf,
-		Registry:     g.registry,
-		Keys:         keys,
-		ReplicaID:    c.Replica.ID,
-		AckURL:       strings.TrimSuffix(c.API.PublicURL, "/") + "/ack",
-		UserAgent:    build.UserAgent(),
-		DrainTimeout: c.Shutdown.DrainTimeout,
-		Tracing:      g.telemetry.Tracing(),
-		Logger:       g.logger,
+		Kafka:         conf,
+		Registry:      g.registry,
+		RegistryTopic: c.Registry.Topic,
+		Peers:         g.replica,
+		Keys:          keys,
+		ReplicaID:     c.Replica.ID,
+		AckURL:        strings.TrimSuffix(c.API.PublicURL, "/") + "/ack",
+		UserAgent:     build.UserAgent(),
+		DrainTimeout:  c.Shutdown.DrainTimeout,
+		Tracing:       g.telemetry.Tracing(),
+		Logger:        g.logger,
 	})
 	if err != nil {
 		return err
@@ -133,6 +148,7 @@ func (g *gateway) wire(build version.Info) error {
 		Gateway:        g.manager,
 		AdminToken:     c.API.AdminToken,
 		InsecureNoAuth: c.API.InsecureNoAuth,
+		Internal:       g.replica,
 		Version:        build,
 		Logger:         g.logger,
 	})
@@ -144,11 +160,12 @@ func (g *gateway) wire(build version.Info) error {
 	return nil
 }
 
-// run serves until ctx ends or a part of it cannot go on. Then, one after the other:
-// deliveries drain, while their acks are still taken; the API ends, and with it the
-// last writes to the registry; the registry ends; the operators' listener ends, which
-// has answered "not ready" all the while; telemetry is sent. It returns at the latest
-// shutdownGrace after the drain deadline, whatever hangs.
+// run serves until ctx ends or a part of it cannot go on. Then the replica leaves its
+// like, so that another one leads, and one after the other: deliveries drain, while
+// their acks are still taken, here and from other replicas; the API ends; the replica
+// ends, which has still found others for the API; the registry ends; the operators'
+// listener ends, which has answered "not ready" all the while; telemetry is sent. It
+// returns at the latest shutdownGrace after the drain deadline, whatever hangs.
 func (g *gateway) run(ctx context.Context) error {
 	ended := make(chan error, 1)
 	parts, ctx := errgroup.WithContext(ctx)
@@ -175,32 +192,35 @@ func (g *gateway) run(ctx context.Context) error {
 func (g *gateway) runParts(ctx context.Context, parts *errgroup.Group) error {
 	last := context.WithoutCancel(ctx)
 	apiCtx, stopAPI := context.WithCancel(last)
+	replicaCtx, stopReplica := context.WithCancel(last)
 	registryCtx, stopRegistry := context.WithCancel(last)
 	managementCtx, stopManagement := context.WithCancel(last)
 	defer context.AfterFunc(ctx, g.server.Drain)()
+	defer context.AfterFunc(ctx, g.replica.Leave)()
 
 	parts.Go(func() error {
 		defer stopAPI()
 		return g.manager.Run(ctx)
 	})
 	parts.Go(func() error {
-		defer stopRegistry()
+		defer stopReplica()
 		return g.api.serve(apiCtx)
+	})
+	parts.Go(func() error {
+		defer stopRegistry()
+		return g.takePart(replicaCtx)
 	})
 	parts.Go(func() error {
 		defer stopManagement()
 		return g.registry.Run(registryCtx)
-	})
-	parts.Go(func() error {
-		g.lead(registryCtx)
-		return nil
 	})
 	parts.Go(func() error { return g.management.serve(managementCtx) })
 	parts.Go(func() error {
 		g.declare(ctx)
 		return nil
 	})
-	g.logger.Info("gateway started", "version", version.Get().Version, "replica", g.config.Replica.ID,
+	g.logger.Info("gateway started", "version", version.Get().Version,
+		"replica", g.config.Replica.ID, "advertised_url", g.config.Replica.AdvertisedURL,
 		"api", g.api.Addr().String(), "management", g.management.Addr().String(),
 		"ack_url", g.config.API.PublicURL+"/ack", "brokers", g.config.Kafka.Brokers)
 	err := parts.Wait()
@@ -213,6 +233,17 @@ func (g *gateway) runParts(ctx context.Context, parts *errgroup.Group) error {
 	return err
 }
 
+// takePart makes this process one of the replicas until ctx ends, once it has read
+// the registry: its topic is there then, and whoever leads knows what is in it.
+func (g *gateway) takePart(ctx context.Context) error {
+	select {
+	case <-g.registry.Ready():
+		return g.replica.Run(ctx)
+	case <-ctx.Done():
+		return nil
+	}
+}
+
 // abandon gives back what newGateway has taken before it failed.
 func (g *gateway) abandon(ctx context.Context) {
 	for _, l := range []*listener{g.api, g.management} {
@@ -223,18 +254,6 @@ func (g *gateway) abandon(ctx context.Context) {
 	if g.telemetry != nil {
 		g.telemetry.Shutdown(ctx)
 	}
-}
-
-// lead leads the registry until ctx ends or another process takes it over.
-func (g *gateway) lead(ctx context.Context) {
-	retry(ctx, maxLeadPause, g.logger, "leading the registry", func() error {
-		err := g.registry.Lead(ctx)
-		if errors.Is(err, webhooks.ErrFenced) {
-			g.logger.Error("another process has taken over the registry: this one changes nothing in it any more", "error", err)
-			return nil
-		}
-		return err
-	}) // an error means that ctx ended
 }
 
 // declare applies the webhooks of the configuration file, each until it succeeds: a

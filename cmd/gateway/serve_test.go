@@ -181,3 +181,90 @@ func kafkaClient(t *testing.T, broker string) *kgo.Client {
 	}
 	return client
 }
+
+// TestTwoServesAreReplicas runs two on one broker: either takes every change, and
+// when the one that leads stops, the other goes on alone.
+func TestTwoServesAreReplicas(t *testing.T) {
+	broker, err := devbroker.Start(devbroker.Options{Listen: "127.0.0.1:0", Ephemeral: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer broker.Close()
+	createTopic(t, broker.Addr(), "orders")
+	arrived := make(chan string, 100)
+	receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { arrived <- r.URL.Path }))
+	defer receiver.Close()
+
+	first := start(t, append(serveSettings(broker.Addr()), "KPUSH_REPLICA_ID=first"), "serve")
+	api1, _ := first.awaitStarted(t)
+	first.await(t, &first.stderr, "this replica leads")
+	second := start(t, append(serveSettings(broker.Addr()), "KPUSH_REPLICA_ID=second"), "serve")
+	api2, _ := second.awaitStarted(t)
+	awaitStatus(t, api2+"/readyz", http.StatusOK)
+
+	put := func(api, id string) {
+		t.Helper()
+		body := fmt.Sprintf(`{"url":"%s/%s","topics":["orders"]}`, receiver.URL, id)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, api+"/v1/webhooks/"+id, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer admin")
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		answer, _ := io.ReadAll(resp.Body)
+		if resp.StatusCode != http.StatusCreated || !strings.Contains(string(answer), `"secret":"whsec_`) {
+			t.Fatalf("PUT %s at %s = %d %s, want 201 with the secret", id, api, resp.StatusCode, answer)
+		}
+	}
+	put(api1, "at-the-leader")
+	put(api2, "at-the-other")
+	if strings.Contains(second.stderr.String(), "this replica leads") {
+		t.Error("the second one leads, beside the first")
+	}
+	first.end(t, patience)
+	put(api2, "at-the-last")
+	produceOne(t, broker.Addr(), "orders")
+	for waiting := map[string]bool{"/at-the-leader": true, "/at-the-other": true, "/at-the-last": true}; len(waiting) > 0; {
+		select {
+		case path := <-arrived:
+			delete(waiting, path)
+		case <-time.After(patience):
+			t.Fatalf("nothing was delivered to %v", waiting)
+		}
+	}
+	second.end(t, patience)
+}
+
+// TestCallsBetweenReplicasNeedTheirKey: what is on the API's listener for other
+// replicas is for nobody else.
+func TestCallsBetweenReplicasNeedTheirKey(t *testing.T) {
+	broker, err := devbroker.Start(devbroker.Options{Listen: "127.0.0.1:0", Ephemeral: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer broker.Close()
+	r := start(t, serveSettings(broker.Addr()), "serve")
+	api, _ := r.awaitStarted(t)
+	for _, operation := range []string{"ack", "put", "no-such"} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, api+"/internal/v1/"+operation, strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer admin")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusUnauthorized || len(body) > 0 {
+			t.Errorf("%s as an admin = %d %q, want 401 and no word", operation, resp.StatusCode, body)
+		}
+	}
+	r.end(t, patience)
+}
