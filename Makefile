@@ -9,12 +9,14 @@ SUITES    = ./test
 FAULTS    = ./test/faults
 PACKAGES  = $$($(GO) list ./... | grep -v -e '/test$$' -e '/test/faults$$')
 FUZZTIME ?= 60s
+SOAK     ?= 30m
+SEED     ?=
 
 # The faults that every change has to survive: each stands for field failures of
 # systems like this one. K9 is looked for where protocol errors can be injected.
 FAULTS_CI = ^Test(M1|M2|M5|M6|K2|K9|P1|H14|H15)_
 
-.PHONY: help build test lint unit suites faults faults-ci bench fuzz generate
+.PHONY: help build test lint unit suites faults faults-ci soak bench fuzz generate
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +42,9 @@ faults: ## Every fault on real Apache Kafka, with its measure and the audit
 
 faults-ci: ## The faults that every change has to survive
 	$(GO) test -count=1 -timeout 15m -v -run '$(FAULTS_CI)' $(FAULTS)
+
+soak: ## Random faults for SOAK, 30m; SEED repeats a plan
+	KPUSH_SOAK=$(SOAK) KPUSH_SOAK_SEED=$(SEED) $(GO) test -count=1 -timeout 0 -v -run '^TestSoak$$' $(FAULTS)
 
 bench: ## Ours against the limit, pinned and interleaved; BENCH='-only 1KBx100 -quick' for a piece
 	$(GO) run ./test/bench $(BENCH)

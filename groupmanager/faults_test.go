@@ -97,18 +97,6 @@ func (s *scene) owned(t *testing.T, p int32, old int32) int32 {
 	return generation
 }
 
-// notOwned waits until this replica does not hold partition p any more.
-func (s *scene) notOwned(t *testing.T, p int32) {
-	t.Helper()
-	gatewaytest.Await(t, patience, func() error {
-		rows, err := s.Partitions(t.Context(), "default", faultHook)
-		if err == nil && rows[p].Owner != "" {
-			err = fmt.Errorf("partition %d is still %s", p, rows[p].State)
-		}
-		return err
-	})
-}
-
 // join adds a member that is not ours to the group; it commits nothing.
 func (s *scene) join(t *testing.T) *kgo.Client {
 	t.Helper()
