@@ -36,7 +36,7 @@ const (
 	crowdTopics = 10 // each read by ten webhooks
 	crowdTime   = 50 * time.Millisecond
 	crowdPause  = 50 * time.Millisecond // between two records, to one topic after the other
-	crowdRounds = 4
+	crowdRounds = 8  // at most
 	crowdSample = 80  // records of one measurement
 	maxSlower   = 1.2 // the others' p99 with a sick one, as a multiple of the one without
 )
@@ -75,17 +75,18 @@ func TestH15_OneSickOfAHundred(t *testing.T) {
 	c.sample(t, 0) // all groups have formed
 	for _, s := range sicknesses {
 		t.Run(s.name, func(t *testing.T) {
-			var without, with []time.Duration
-			for range crowdRounds {
-				without = append(without, c.sample(t, 1))
+			// The best of the rounds: a neighbour on the machine only ever adds, and a
+			// sick webhook that slowed the others would do so in each of them. On a busy
+			// machine it takes more of them to see that.
+			const never = time.Hour
+			base, got := never, never
+			for n := 0; n < crowdRounds && (n < 2 || float64(got) > maxSlower*float64(base)); n++ {
+				base = min(base, c.sample(t, 1))
 				sickness.Store(&s.answer)
-				with = append(with, c.sample(t, 1))
+				got = min(got, c.sample(t, 1))
 				sickness.Store(nil)
 				c.awaitAll(t, 0)
 			}
-			// The best of the rounds: a neighbour on the machine only ever adds, and a
-			// sick webhook that slowed the others would do so in each of them.
-			base, got := slices.Min(without), slices.Min(with)
 			t.Logf("p99 of the healthy: %v without the sick one, %v with it: %.2f times", base, got, float64(got)/float64(base))
 			if float64(got) > maxSlower*float64(base) {
 				t.Errorf("p99 of the others is %v beside a sick receiver, want at most %v × %v", got, maxSlower, base)
