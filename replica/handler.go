@@ -14,7 +14,7 @@ import (
 
 // handleTimeout bounds what is done for one call. The caller's own patience ends
 // it before: it hangs up.
-const handleTimeout = 30 * time.Second
+const handleTimeout = time.Minute
 
 // clockWarning is the least time between two warnings of clocks that differ.
 const clockWarning = time.Minute

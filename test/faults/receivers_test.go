@@ -36,9 +36,9 @@ const (
 	crowdTopics = 10 // each read by ten webhooks
 	crowdTime   = 50 * time.Millisecond
 	crowdPause  = 50 * time.Millisecond // between two records, to one topic after the other
-	crowdRounds = 8  // at most
-	crowdSample = 80  // records of one measurement
-	maxSlower   = 1.2 // the others' p99 with a sick one, as a multiple of the one without
+	crowdRounds = 8                     // at most
+	crowdSample = 80                    // records of one measurement
+	maxSlower   = 1.2                   // the others' p99 with a sick one, as a multiple of the one without
 )
 
 // crowd is a hundred webhooks on three gateways; the first has the receiver that falls sick.
