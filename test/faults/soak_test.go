@@ -220,6 +220,7 @@ var gatewayFaults = []func(*rand.Rand) strike{
 		return strike{
 			until: seconds(r, 0, 8), what: "terminate gateway " + name,
 			begin: func(s *soak) {
+				s.logged(s.t, name, "gateway started", soon) // before that it does not listen to signals
 				if code, took := s.gateways[name].Terminate(s.t); code != 0 {
 					s.t.Errorf("gateway %s ended with code %d after %v, want 0", name, code, took)
 				}
