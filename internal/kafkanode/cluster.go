@@ -127,17 +127,25 @@ func (c *Cluster) Stop() {
 	_ = c.each(func(n *Node) error { n.Stop(); return nil })
 }
 
-// Leader is the node that leads a partition now.
+// Leader is the node that leads a partition now. While the partition has none, as in
+// an election, it waits, until ctx ends or a start's time has passed.
 func (c *Cluster) Leader(ctx context.Context, topic string, partition int32) (*Node, error) {
-	details, err := c.describe(ctx, topic)
-	if err != nil {
-		return nil, fmt.Errorf("looking for the leader of %s/%d: %w", topic, partition, err)
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for {
+		details, err := c.describe(ctx, topic)
+		if err != nil {
+			return nil, fmt.Errorf("looking for the leader of %s/%d: %w", topic, partition, err)
+		}
+		if p, ok := details[topic].Partitions[partition]; ok && p.Leader >= 1 && int(p.Leader) <= len(c.nodes) {
+			return c.nodes[p.Leader-1], nil
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%s/%d has no leader: %w", topic, partition, ctx.Err())
+		}
 	}
-	p, ok := details[topic].Partitions[partition]
-	if !ok || p.Leader < 1 || int(p.Leader) > len(c.nodes) {
-		return nil, fmt.Errorf("%s/%d has no leader now", topic, partition)
-	}
-	return c.nodes[p.Leader-1], nil
 }
 
 // Coordinator is the node that coordinates all groups now. There is none before
