@@ -52,6 +52,7 @@ type Proxy struct {
 	target  string
 	faults  [2]Fault
 	cut     bool
+	resets  int           // how many there were
 	changed chan struct{} // closed and replaced when faults change
 	links   map[*link]struct{}
 	closed  bool
@@ -107,6 +108,7 @@ func (p *Proxy) Heal() {
 func (p *Proxy) Reset() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.resets++ // for the connections that are being made
 	for l := range p.links {
 		l.reset()
 	}
@@ -161,7 +163,7 @@ const dialTimeout = 5 * time.Second
 // serve links a connection with one to the target until both directions have ended.
 func (p *Proxy) serve(client *net.TCPConn) {
 	p.mu.Lock()
-	target, refused := p.target, p.cut || p.closed
+	target, refused, resets := p.target, p.cut || p.closed, p.resets
 	p.mu.Unlock()
 	var server net.Conn
 	if !refused {
@@ -175,7 +177,7 @@ func (p *Proxy) serve(client *net.TCPConn) {
 	}
 	l := &link{proxy: p, client: client, server: server.(*net.TCPConn), done: make(chan struct{})}
 	p.mu.Lock()
-	if p.cut || p.closed { // meanwhile
+	if p.resets != resets { // meanwhile; Cut and Close reset, too
 		l.reset()
 	} else {
 		p.links[l] = struct{}{}

@@ -192,6 +192,17 @@ func TestResetLeavesTheDoorOpen(t *testing.T) {
 	expectNothing(t, again)
 }
 
+// TestResetOfAConnectionThatIsBeingMade: the target has a connection a moment before
+// the proxy counts it as open, and a reset in that moment once passed it by.
+func TestResetOfAConnectionThatIsBeingMade(t *testing.T) {
+	for range 500 {
+		p, client, server := through(t)
+		p.Reset()
+		expectReset(t, client)
+		expectReset(t, server)
+	}
+}
+
 func TestCutUntilHealed(t *testing.T) {
 	p, client, _ := through(t)
 	p.Cut()
