@@ -41,7 +41,8 @@ type member struct {
 	queues *Queues
 	audit  *audit
 	eager  bool          // the strategy takes all partitions away at each rebalance
-	leave  chan struct{} // closed by stop
+	leave  func()        // tells run to end; may be called again
+	leaves chan struct{} // closed by leave
 	left   chan struct{} // closed when run has returned
 
 	mu      sync.Mutex
@@ -112,12 +113,16 @@ func join(t *testing.T, brokers, topic, group, strategy string, a *audit) *membe
 	}
 	m := &member{
 		t: t, topic: topic, client: client, queues: queues, audit: a, eager: strategy == "range",
-		leave: make(chan struct{}), left: make(chan struct{}), readers: map[int32]*reader{},
+		leaves: make(chan struct{}), left: make(chan struct{}), readers: map[int32]*reader{},
 	}
+	m.leave = sync.OnceFunc(func() { close(m.leaves) })
 	if err := client.Subscribe(topic, m.rebalance); err != nil {
 		t.Fatal(err)
 	}
 	go m.run()
+	// A test that has failed must not close the client under its member's poll:
+	// that crashes in C and hides what the test had to say.
+	t.Cleanup(m.stop)
 	return m
 }
 
@@ -128,7 +133,7 @@ func (m *member) run() {
 	defer commit.Stop()
 	for {
 		select {
-		case <-m.leave:
+		case <-m.leaves:
 			if err := m.client.Unsubscribe(); err != nil {
 				m.t.Errorf("unsubscribing: %v", err)
 			}
@@ -160,7 +165,7 @@ func (m *member) poll() {
 }
 
 func (m *member) stop() {
-	close(m.leave)
+	m.leave()
 	<-m.left
 }
 

@@ -140,6 +140,10 @@ func TestNoWakeUpIsLost(t *testing.T) {
 			}
 		}
 	}
+	// Records may be read before the broker's answer has come to their producer.
+	if err := client.Flush(t.Context()); err != nil {
+		t.Errorf("waiting for the producer: %v", err)
+	}
 	close(stop)
 	readers.Wait()
 	qs.Close()
