@@ -66,7 +66,8 @@ func (l *ledger) commits() {
 //     less it did no harm, or S5 shows it.
 //   - It has none, and its owner of the generation before is still a member: that
 //     one may be giving it up at this moment, in the cooperative way. It has done
-//     so before it joins again, so two generations later it is an anomaly.
+//     so before it joins again, so two generations later it is an anomaly, unless
+//     it never heard of the one that took the partition away (see tenureIn).
 //   - It has none, and the former owner has left or was thrown out: nobody could
 //     commit it by right.
 //   - The group is empty and was not before: the members are gone, so it came from
@@ -81,7 +82,7 @@ func (l *ledger) authority(commit int, first bool) bool {
 		return false
 	}
 	switch number := l.e.Generations[g].Number; {
-	case l.tenureIn(g) >= 0:
+	case l.tenureIn(g, c.At) >= 0:
 		return true
 	case len(l.e.Generations[g].Members) > 0:
 		l.found("S2", l.p, c.Offset, c.Offset, "committed in generation %d, in which nobody held the partition", number)
@@ -97,7 +98,7 @@ func (l *ledger) authority(commit int, first bool) bool {
 func (l *ledger) coverage(commit int) {
 	c := l.e.Commits[commit]
 	top := lowerBound(l.visible, c.Offset) - 1
-	t := l.tenureIn(generationAt(l.e.Generations, c.Place))
+	t := l.tenureIn(generationAt(l.e.Generations, c.Place), c.At)
 	if l.e.Unordered || top < 0 || l.visible[top] < l.tenures[t].committed {
 		return
 	}

@@ -1,6 +1,7 @@
 package gatewaytest
 
 import (
+	"slices"
 	"time"
 )
 
@@ -76,20 +77,45 @@ func rebalances(generations []Generation) int {
 }
 
 // tenureIn is the tenure that could act for the partition in a generation: its
-// owner's, or that of the former owner, if nobody has followed yet and it is still
-// a member: it gives the partition up in that generation. -1: none.
-func (l *ledger) tenureIn(generation int) int {
+// owner's, or, while nobody has followed, the former owner's, if it is still a
+// member. That one gives the partition up in the generation that takes it away.
+// In a later one it may hold it by right if it was never told of those before: when
+// a coordinator dies after it wrote an assignment down and before it told it, the
+// members join again with what they know. Then its own log has to say that it
+// holds the partition. -1: none.
+func (l *ledger) tenureIn(generation int, at time.Time) int {
 	for i := range l.tenures {
 		t := &l.tenures[i]
 		if t.from <= generation && generation < t.to {
 			return i
 		}
-		if t.to == generation && l.e.Generations[generation].owner(l.p) == nil &&
-			l.e.Generations[generation].member(t.owner.ID) != nil {
+		if l.unfollowed(t, generation) && (t.to == generation || l.held(t.owner.Client, at)) {
 			return i
 		}
 	}
 	return -1
+}
+
+// unfollowed tells whether the owner of a tenure that has ended has been a member
+// up to a generation, and nobody else an owner.
+func (l *ledger) unfollowed(t *tenure, generation int) bool {
+	if generation < t.to {
+		return false
+	}
+	for _, g := range l.e.Generations[t.to : generation+1] {
+		if g.owner(l.p) != nil || g.member(t.owner.ID) == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// held tells whether a gateway's own log says that it held the partition at a time.
+func (l *ledger) held(client string, at time.Time) bool {
+	return slices.ContainsFunc(l.e.Holdings, func(h Holding) bool {
+		return h.Client == client && h.Partition == l.p && !at.Before(h.From.Add(-stampClock)) &&
+			(h.To.IsZero() || !at.After(h.To.Add(stampClock)))
+	})
 }
 
 // stampClock is how much earlier than the broker's stamp on a generation its
@@ -98,19 +124,25 @@ const stampClock = 5 * time.Millisecond
 
 // holder is the tenure of a delivery or an ack that names a generation; -1 if
 // there was none. A static member that came back has two tenures in one
-// generation, which time tells apart.
+// generation, which time tells apart. A member knows the number of a generation
+// before the broker has written down who holds what in it, and if the coordinator
+// dies meanwhile the number is given once more: until it is written, the
+// assignment before it stands.
 func (l *ledger) holder(number int32, at time.Time) int {
 	out := -1
 	for i := range l.e.Generations {
 		g := &l.e.Generations[i]
-		if g.Number != number || out >= 0 && g.At.After(at.Add(stampClock)) {
-			continue
+		if g.At.After(at.Add(stampClock)) {
+			break
 		}
-		if t := l.tenureIn(i); t >= 0 {
-			out = t
+		if g.Number <= number && len(g.Members) > 0 {
+			out = i
 		}
 	}
-	return out
+	if out < 0 {
+		return -1
+	}
+	return l.tenureIn(out, at)
 }
 
 // hold enters a delivery in its tenure's marks.

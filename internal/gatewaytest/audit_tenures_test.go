@@ -48,6 +48,13 @@ func killed(e *Evidence) {
 	e.Clean, e.Hard = true, []HardEnd{{"kpush-a", e.Generations[1].At.Add(-time.Millisecond)}}
 }
 
+// unheard has generation 2 take the partition from a without a knowing, and a go on
+// through generation 3, which again gives it to nobody.
+func unheard(e *Evidence) {
+	e.Generations[2].Members[1].Assigned = nil
+	e.Holdings = []Holding{{Client: "kpush-a", Partition: orders, From: e.Generations[0].At}}
+}
+
 func TestAuditOfHandOvers(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -88,8 +95,18 @@ func TestAuditOfHandOvers(t *testing.T) {
 			e.Deliveries[2].Records = append([]Record{e.Deliveries[1].Records[2]}, e.Deliveries[2].Records...)
 		}, want: "O3 orders/0 6..9: kpush-b began here, though 7 was committed"},
 		{name: "a delivery in a generation that gave the partition to nobody", doctor: func(e *Evidence) {
-			e.Deliveries[2].Generation = 4
-		}, want: "O4 orders/0 7..9: delivered in generation 4, in which nobody held the partition"},
+			e.Generations[2].Members[1].Assigned = nil
+		}, want: "O4 orders/0 7..9: delivered in generation 3, in which nobody held the partition"},
+		{name: "an owner that never heard of the generation that takes the partition away", doctor: func(e *Evidence) {
+			unheard(e)
+		}},
+		{name: "a former owner that says itself that it gave the partition up before", doctor: func(e *Evidence) {
+			unheard(e)
+			e.Holdings[0].To = e.Generations[1].At.Add(-time.Millisecond)
+		}, want: "S2 orders/0 10..10: committed in generation 3, in which nobody held the partition"},
+		{name: "a generation that is known before it is written down, and given once more", doctor: func(e *Evidence) {
+			e.Deliveries[1].Generation = 3
+		}},
 		{name: "a tenure that goes on after it ended", doctor: func(e *Evidence) {
 			again(e, 1)
 		}, want: "O4 orders/0 3..6: delivered in generation 1 after a later tenure had begun"},

@@ -26,6 +26,9 @@ type Evidence struct {
 	// Commits. With them each commit and each delivery is held against its owner.
 	Generations []Generation
 
+	// Holdings are the times in which gateways held partitions, as their logs tell.
+	Holdings []Holding
+
 	// Resets are the offsets that somebody has set by hand, from outside or by a seek.
 	Resets []Reset
 
@@ -71,6 +74,13 @@ type Evidence struct {
 type Reset struct {
 	Partition Partition
 	Offset    int64
+}
+
+// Holding is a time in which a gateway held a partition, by its own word.
+type Holding struct {
+	Client    string // client.id of its members: "kpush-" and the replica's id
+	Partition Partition
+	From, To  time.Time // a zero To has not come, or the gateway ended without a word
 }
 
 // HardEnd is the moment at which a replica was killed, stopped or cut off.

@@ -363,10 +363,12 @@ func (g *Gateway) AwaitExit(t testing.TB) int {
 // Log is what the gateway has written so far; of a long log, its end.
 func (g *Gateway) Log() string { return g.log.String() }
 
-// log keeps the last part of what a process writes.
+// log keeps the last part of what a process writes, and of all of it what tells
+// who held which partition.
 type log struct {
-	mu   sync.Mutex
-	text bytes.Buffer
+	mu       sync.Mutex
+	text     bytes.Buffer
+	holdings holdings
 }
 
 // maxLog bounds a log; at twice that its older half is dropped.
@@ -376,6 +378,7 @@ func (l *log) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.text.Write(p)
+	l.holdings.write(p)
 	if l.text.Len() > 2*maxLog {
 		l.text.Next(l.text.Len() - maxLog)
 	}

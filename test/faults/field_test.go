@@ -65,7 +65,8 @@ type field struct {
 	kafka    *gatewaytest.Kafka
 	configs  map[string]gatewaytest.Config // by the gateway's name
 	gateways map[string]*gatewaytest.Gateway
-	newest   string // the gateway started last
+	launched []*gatewaytest.Gateway // all there ever were
+	newest   string                 // the gateway started last
 	receiver *gatewaytest.Receiver
 	produced *gatewaytest.Produced
 	flow     *gatewaytest.Flow // nil: nothing is being produced
@@ -132,12 +133,19 @@ func (f *field) run(t *testing.T, fields object) {
 func (f *field) start(t *testing.T, names ...string) {
 	t.Helper()
 	for _, name := range names {
-		f.gateways[name] = gatewaytest.LaunchGateway(t, f.configs[name])
-		f.newest = name
+		f.launch(t, name)
 	}
 	for _, name := range names {
 		f.gateways[name].AwaitReady(t)
 	}
+}
+
+// launch runs a gateway and does not wait.
+func (f *field) launch(t *testing.T, name string) {
+	t.Helper()
+	f.gateways[name] = gatewaytest.LaunchGateway(t, f.configs[name])
+	f.launched = append(f.launched, f.gateways[name])
+	f.newest = name
 }
 
 // api is the API of the gateway that was started last.
@@ -335,7 +343,27 @@ func (f *field) audit(t *testing.T) gatewaytest.Report {
 	t.Helper()
 	report := f.judge(t)
 	report.Check(t)
+	if len(report.Anomalies) > 0 {
+		f.explain(t)
+	}
 	return report
+}
+
+// explain prints who was given which partitions when: by the broker's log, and by
+// the gateways' own.
+func (f *field) explain(t *testing.T) {
+	t.Helper()
+	for _, g := range f.kafka.History(t, f.group).Generations {
+		t.Logf("%s  generation %d at %d", g.At.UTC().Format(time.RFC3339Nano), g.Number, g.Place)
+		for _, m := range g.Members {
+			t.Logf("    %s: %v", m.ID, m.Assigned)
+		}
+	}
+	for _, g := range f.launched {
+		for _, h := range g.Holdings() {
+			t.Logf("%s held %v from %v to %v", h.Client, h.Partition, h.From.UTC(), h.To.UTC())
+		}
+	}
 }
 
 // judge joins the ledgers as they stand now with what the test knows.
@@ -346,6 +374,9 @@ func (f *field) judge(t *testing.T) gatewaytest.Report {
 	e.Webhook, e.Produced = f.id, f.produced
 	e.Deliveries, e.Acks, e.Answers = f.receiver.Deliveries(f.id), f.receiver.Acks(f.id), f.receiver.Answers(f.id)
 	e.Complaints = f.receiver.Complaints()
+	for _, g := range f.launched {
+		e.Holdings = append(e.Holdings, g.Holdings()...)
+	}
 	e.Committed, e.Commits, e.Generations = f.kafka.Committed(t, f.group), history.Commits, history.Generations
 	return gatewaytest.Audit(e)
 }

@@ -187,8 +187,7 @@ func (s *soak) revive() {
 	running := s.running()
 	for _, name := range names {
 		if !slices.Contains(running, name) {
-			s.gateways[name] = gatewaytest.LaunchGateway(s.t, s.configs[name])
-			s.newest = name
+			s.launch(s.t, name)
 		}
 	}
 }
