@@ -13,6 +13,7 @@ import (
 
 	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
 
+	"github.com/kpush/kpush/internal/kafkaconf"
 	"github.com/kpush/kpush/internal/partitionqueue"
 	"github.com/kpush/kpush/webhooks"
 	"github.com/kpush/kpush/webhooks/delivery"
@@ -208,6 +209,7 @@ func (g *group) join(ctx context.Context, w webhooks.Webhook, client *delivery.C
 		describe: func(topic string, partition int32) (topicInfo, error) { return g.describe(ctx, topic, partition) },
 		look:     func(topic string) (topicInfo, error) { return g.look(ctx, topic) },
 		memory:   g.memory,
+		says:     s.cfg.Kafka.InstanceID == "" && s.cfg.Kafka.GroupProtocol != kafkaconf.ConsumerKIP848,
 		drain:    min(s.cfg.DrainTimeout, rebalanceTimeout(conf)*6/10),
 		born:     born, session: session, maxPoll: rebalanceTimeout(conf),
 		logger:  g.logger,

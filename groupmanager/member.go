@@ -26,6 +26,11 @@ const (
 	closeTimeout = 10 * time.Second
 	// finishTimeout bounds the last commit before partitions are given up.
 	finishTimeout = 5 * time.Second
+	// leaveTimeout bounds the wait for the client to say to its group that it
+	// goes; a JoinGroup that is still to be answered holds it up.
+	leaveTimeout = 3 * time.Second
+	// leavePoll is how long one poll waits meanwhile.
+	leavePoll = 5 * time.Millisecond
 )
 
 // Failures of a member that its group has a name for.
@@ -65,6 +70,7 @@ type member struct {
 	paused    *atomic.Bool
 	drain     time.Duration // below the rebalance timeout
 	reset     string        // the webhook's offset_reset
+	says      bool          // it tells its group that it leaves: a static member does not
 	born      time.Time     // just before the consumer was made
 	session   time.Duration // that a lease lasts
 	maxPoll   time.Duration // between two polls, or the client leaves the group
@@ -162,9 +168,15 @@ func (m *member) event(e kafka.Event) {
 	}
 }
 
-// leave closes the consumer, which leaves the group, and abandons it when that
+// leave leaves the group and closes the consumer, which it abandons when that
 // hangs. A commit under way comes first, and hangs for as long as no broker answers.
 func (m *member) leave(commits *sync.WaitGroup) error {
+	if m.says {
+		poll := func() { m.event(m.consumer.Poll(int(leavePoll.Milliseconds()))) }
+		if err := m.queues.Leave(leaveTimeout, poll); err != nil {
+			m.logger.Debug("the group is not told that its member leaves", "error", err)
+		}
+	}
 	m.mu.Lock()
 	m.closed = true
 	m.mu.Unlock()

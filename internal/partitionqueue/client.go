@@ -8,7 +8,7 @@
 // Split in the rebalance callback for each partition before IncrementalAssign;
 // Read by one goroutine until it finds nothing, then sleep on Wake; at revoke
 // stop that goroutine, Close the Queue, then IncrementalUnassign; at the end
-// Queues.Close and last of all the consumer's.
+// Queues.Leave, Queues.Close and last of all the consumer's.
 //
 // The consumer needs enable.auto.offset.store=false, or what Close drops would
 // count as consumed, and enable.partition.eof=false, which makes the position

@@ -134,11 +134,8 @@ func (m *member) run() {
 	for {
 		select {
 		case <-m.leaves:
-			if err := m.client.Unsubscribe(); err != nil {
-				m.t.Errorf("unsubscribing: %v", err)
-			}
-			for len(m.held()) > 0 {
-				m.poll()
+			if err := m.queues.Leave(patience, m.poll); err != nil {
+				m.t.Errorf("leaving: %v", err)
 			}
 			m.queues.Close()
 			if err := m.client.Close(); err != nil {

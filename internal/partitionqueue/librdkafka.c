@@ -26,6 +26,8 @@ const char *missing_symbol(void) {
 	NEED(rd_kafka_consumer_group_metadata);
 	NEED(rd_kafka_consumer_group_metadata_generation_id);
 	NEED(rd_kafka_consumer_group_metadata_destroy);
+	NEED(rd_kafka_memberid);
+	NEED(rd_kafka_mem_free);
 #undef NEED
 	return NULL;
 }
@@ -113,4 +115,13 @@ int32_t generation(rd_kafka_t *rk) {
 	id = rd_kafka_consumer_group_metadata_generation_id(metadata);
 	rd_kafka_consumer_group_metadata_destroy(metadata);
 	return id;
+}
+
+int member(rd_kafka_t *rk) {
+	char *id = rd_kafka_memberid(rk);
+	int is = id && *id;
+
+	if (id)
+		rd_kafka_mem_free(rk, id);
+	return is;
 }

@@ -72,6 +72,8 @@ WEAK void rd_kafka_topic_partition_list_destroy(rd_kafka_topic_partition_list_t 
 WEAK rd_kafka_consumer_group_metadata_t *rd_kafka_consumer_group_metadata(rd_kafka_t *rk);
 WEAK int32_t rd_kafka_consumer_group_metadata_generation_id(const rd_kafka_consumer_group_metadata_t *metadata);
 WEAK void rd_kafka_consumer_group_metadata_destroy(rd_kafka_consumer_group_metadata_t *metadata);
+WEAK char *rd_kafka_memberid(const rd_kafka_t *rk);
+WEAK void rd_kafka_mem_free(rd_kafka_t *rk, void *ptr);
 
 // missing_symbol is the name of a function above that the program was linked
 // without, NULL when all are there.
@@ -115,5 +117,8 @@ int64_t position(rd_kafka_t *rk, rd_kafka_topic_partition_list_t *list);
 
 // generation is the group's, as the consumer knows it; -1 outside of a group.
 int32_t generation(rd_kafka_t *rk);
+
+// member tells whether the consumer has a member id, by which its group knows it.
+int member(rd_kafka_t *rk);
 
 #endif

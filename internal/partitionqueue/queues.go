@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
 )
@@ -27,6 +28,7 @@ type Queues struct {
 	fd          uintptr       // of write
 	done        chan struct{} // closed when listen has returned
 
+	consumer *kafka.Consumer
 	// client is fixed; the lock is held for reading while it is used, so that
 	// nobody uses it after Close, when the consumer may go.
 	using  sync.RWMutex
@@ -48,7 +50,7 @@ func Open(c *kafka.Consumer) (*Queues, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the wake-up pipe: %w", err)
 	}
-	q := &Queues{read: read, write: write, done: make(chan struct{}), client: client}
+	q := &Queues{read: read, write: write, done: make(chan struct{}), consumer: c, client: client}
 	// Not write.Fd(), which makes the file blocking.
 	if err := control(write, func(fd uintptr) { q.fd = fd }); err != nil {
 		_ = read.Close()
@@ -103,6 +105,33 @@ func (q *Queues) Generation() int32 {
 		return -1
 	}
 	return int32(C.generation(q.client))
+}
+
+// Leave has a dynamic member of the classic protocol leave its group: it
+// unsubscribes, and has the consumer polled until the client has sent word to the
+// coordinator, or patience is over. The rebalance callback, which poll calls, has
+// to give up what is still assigned. Close comes after it.
+//
+// The consumer's Close alone would leave, too, but for one case: when it comes
+// while the client still stops the fetching of partitions that were unassigned a
+// moment ago, it ends the membership without a word (librdkafka 2.11), and nobody
+// gets the partitions before the session is over.
+func (q *Queues) Leave(patience time.Duration, poll func()) error {
+	if err := q.consumer.Unsubscribe(); err != nil {
+		return fmt.Errorf("unsubscribing: %w", err)
+	}
+	for until := time.Now().Add(patience); q.member() && time.Now().Before(until); {
+		poll()
+	}
+	return nil
+}
+
+// member tells whether the client is a member of its group and has not said that
+// it goes.
+func (q *Queues) member() bool {
+	q.using.RLock()
+	defer q.using.RUnlock()
+	return !q.closed && C.member(q.client) != 0
 }
 
 // Close closes whatever queue is still open, ends the goroutine and waits for

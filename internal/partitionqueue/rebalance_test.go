@@ -171,6 +171,28 @@ func await(t testing.TB, what string, is func() bool) {
 	}
 }
 
+// TestALeavingMemberIsOutOfItsGroup: a consumer that was closed just when its
+// partitions had been unassigned stayed in its group for a session, and they with it.
+func TestALeavingMemberIsOutOfItsGroup(t *testing.T) {
+	const rounds, partitions, topic = 8, 500, "orders"
+	c := cluster(t, topic, partitions)
+	brokers := c.ListenAddrs()[0]
+	admin := admin(t, brokers, topic, partitions)
+	for round := range rounds {
+		group := fmt.Sprintf("leaving-%d", round)
+		m := join(t, brokers, topic, group, "cooperative-sticky", &audit{read: map[string]int{}})
+		await(t, "the member to have all partitions", func() bool { return len(m.held()) == partitions })
+		m.stop()
+		described, err := admin.DescribeGroups(t.Context(), group)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := described[group].Members; len(got) > 0 {
+			t.Errorf("round %d: the group still has the member that left: %v", round, got)
+		}
+	}
+}
+
 // TestPositionReachesTheEnd: lag can reach 0 although the last offsets of a
 // partition are never delivered.
 func TestPositionReachesTheEnd(t *testing.T) {
