@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -40,13 +42,15 @@ func within(path string, folders ...string) bool {
 // beside internal and its own folder. Imports point one way:
 //
 //	cmd -> server -> groupmanager -> acker, replica, webhooks
+//
+// The receiver in cmd is what a user's is like, and built from the same kit.
 var layers = map[string][]string{
 	"acker":        {},
 	"replica":      {},
 	"webhooks":     {},
 	"groupmanager": {"acker", "replica", "webhooks"},
 	"server":       {".", "groupmanager", "webhooks"},
-	"cmd":          {".", "server", "groupmanager", "acker", "replica", "webhooks"},
+	"cmd":          {".", "server", "groupmanager", "acker", "replica", "webhooks", "receiver"},
 }
 
 // foundations are the packages of internal that rooms may build on, and what of
@@ -73,6 +77,11 @@ var homes = map[string][]string{
 	"github.com/twmb/franz-go":                   {"internal", "test"},
 }
 
+// standalone are the packages that others import into programs of their own. They
+// import nothing but the standard library and each other, in the same folder: who
+// takes deliveries does not get a Kafka client with it.
+var standalone = []string{"receiver"}
+
 // impure is what the acker does without: it waits for nothing and touches nothing
 // outside of itself.
 var impure = []string{"context", "io", "log", "net", "os", "syscall"}
@@ -85,6 +94,8 @@ func TestImports(t *testing.T) {
 		seen[room] = true
 		for _, imported := range p.Imports {
 			switch {
+			case within(name, standalone...):
+				checkStandalone(t, name, room, imported)
 			case within(imported, module):
 				checkLayer(t, name, room, goPackage{ImportPath: imported}.name())
 			case name == "acker" && within(imported, impure...):
@@ -94,10 +105,20 @@ func TestImports(t *testing.T) {
 			}
 		}
 	}
-	for room := range layers {
+	for _, room := range slices.Concat(slices.Collect(maps.Keys(layers)), standalone) {
 		if !seen[room] {
 			t.Errorf("there is no package under %s; does its rule have the right name?", room)
 		}
+	}
+}
+
+// checkStandalone checks one import of a package that stands on its own. Only the
+// standard library has paths whose first element has no full stop.
+func checkStandalone(t *testing.T, name, room, imported string) {
+	t.Helper()
+	host, _, _ := strings.Cut(imported, "/")
+	if strings.Contains(host, ".") && !within(imported, module+"/"+room) {
+		t.Errorf("%s imports %s, and is to stand on its own", name, imported)
 	}
 }
 
