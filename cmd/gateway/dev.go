@@ -133,7 +133,10 @@ func dev(ctx context.Context, c Config, opts devOptions, out io.Writer, logger *
 	if p.gateway, err = newGateway(ctx, p.config, logger); err != nil {
 		return errors.Join(err, echoListener.Close())
 	}
-	p.echo.ackURL = localURL(p.gateway.api) + "/ack"
+	if err := p.echo.ackAt(localURL(p.gateway.api)); err != nil {
+		p.gateway.abandon(ctx)
+		return errors.Join(err, echoListener.Close())
+	}
 	p.echoServer = &listener{echoListener, &http.Server{Handler: p.echo, ReadHeaderTimeout: echoHeaderTimeout}}
 	return p.run(ctx)
 }

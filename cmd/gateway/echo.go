@@ -14,7 +14,7 @@ import (
 	"time"
 	"unicode"
 
-	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+	"github.com/kpush/kpush/receiver"
 )
 
 const (
@@ -37,20 +37,20 @@ const (
 	previewRunes = 60
 )
 
-// echo is the receiver of "gateway dev": what a receiver has to do, in one file.
-// It checks the signature, prints the delivery, and answers 200 or, every third
-// time, 202 with a POST /ack later.
+// echo is the receiver of "gateway dev", made from the kit that receivers of users
+// are made from. It checks the signature, prints the delivery, and answers 200 or,
+// every third time, 202 with a POST /ack later.
 type echo struct {
-	ackURL string // set before the first delivery
-	client *http.Client
-	out    io.Writer
+	http.Handler
+	acker *receiver.Acker // set before the first delivery
+	out   io.Writer
 
 	// stopping is closed when the gateway begins to drain: acks still due go at once,
 	// and no delivery is answered 202 any more.
 	stopping <-chan struct{}
 
-	// verifier checks the demo webhook's signatures; nil until trusted is closed.
-	verifier atomic.Pointer[standardwebhooks.Webhook]
+	// secrets are the demo webhook's; nil until trusted is closed.
+	secrets  atomic.Pointer[receiver.Secrets]
 	trusted  chan struct{}
 	trusting sync.Once
 
@@ -61,97 +61,64 @@ type echo struct {
 }
 
 func newEcho(out io.Writer, stopping <-chan struct{}) *echo {
-	return &echo{
+	e := &echo{
 		stopping: stopping,
-		client:   &http.Client{Timeout: ackTimeout},
 		out:      out,
 		trusted:  make(chan struct{}),
 		later:    make(chan struct{}, maxLaterAcks),
 	}
+	e.Handler = &receiver.Handler{SecretsFor: e.secretsFor, Deliver: e.deliver, Report: e.report, MaxBody: maxEchoBody}
+	return e
+}
+
+// ackAt sets where the gateway's API is.
+func (e *echo) ackAt(gateway string) (err error) {
+	e.acker, err = receiver.NewAcker(receiver.AckerConfig{Gateway: gateway, Timeout: ackTimeout})
+	return err
 }
 
 // trust sets the secret (whsec_...) of the demo webhook.
 func (e *echo) trust(secret string) error {
-	v, err := standardwebhooks.NewWebhook(secret)
+	secrets, err := receiver.ParseSecrets(secret)
 	if err != nil {
 		return fmt.Errorf("the demo webhook's secret: %w", err)
 	}
-	e.verifier.Store(v)
+	e.secrets.Store(&secrets)
 	e.trusting.Do(func() { close(e.trusted) })
 	return nil
 }
 
-// delivered is what the echo receiver looks at of a delivery.
-type delivered struct {
-	WebhookID   string `json:"webhook_id"`
-	Attempt     int    `json:"attempt"`
-	Topic       string `json:"topic"`
-	Partition   int32  `json:"partition"`
-	FirstOffset int64  `json:"first_offset"`
-	LastOffset  int64  `json:"last_offset"`
-	RecordCount int    `json:"record_count"`
-	Ack         struct {
-		Token string `json:"token"`
-	} `json:"ack"`
-	Records []struct {
-		Key   *string         `json:"key"`
-		Value json.RawMessage `json:"value"`
-	} `json:"records"`
-}
-
-// ServeHTTP takes a delivery. The context of the calls that follow it is the
-// server's, so that they outlive the request.
-func (e *echo) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodPost {
-		http.Error(w, "POST deliveries here", http.StatusMethodNotAllowed)
-		return
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxEchoBody))
-	if err != nil {
-		http.Error(w, "the body did not come whole", http.StatusBadRequest)
-		return
-	}
-	signature, ok := e.check(r.Context(), r.Header, body)
-	if !ok {
-		e.printf("%s -> 401", signature)
-		http.Error(w, signature, http.StatusUnauthorized)
-		return
-	}
-	var d delivered
-	if err := json.Unmarshal(body, &d); err != nil {
-		e.printf("a body that is not an envelope -> 400")
-		http.Error(w, "not an envelope", http.StatusBadRequest)
-		return
-	}
-	status := http.StatusOK
-	if e.deliveries.Add(1)%ackLater == 0 && e.ackSoon(context.WithoutCancel(r.Context()), d) {
-		status = http.StatusAccepted
-	}
-	e.print(d, signature, status)
-	w.WriteHeader(status)
-}
-
-// check verifies a signature as every receiver should. Only the demo webhook's
-// secret is known here: those of others were told to whoever registered them. The
-// first delivery may be faster than the answer that tells the secret; it waits.
-func (e *echo) check(ctx context.Context, header http.Header, body []byte) (verdict string, ok bool) {
-	if header.Get("kpush-webhook") != demoWebhook {
-		return "signature not checked", true
+// secretsFor knows the demo webhook's secret alone: those of others were told to
+// whoever registered them. The first delivery may be faster than the answer that tells
+// the secret; it waits.
+func (e *echo) secretsFor(ctx context.Context, webhook string) (receiver.Secrets, error) {
+	if webhook != demoWebhook {
+		return receiver.Unsigned(), nil
 	}
 	select {
 	case <-e.trusted:
+		return *e.secrets.Load(), nil
 	case <-ctx.Done():
-		return "signature not checked: its secret is not known", false
+		return receiver.Secrets{}, errors.New("the demo webhook's secret is not known yet")
 	}
-	if err := e.verifier.Load().Verify(body, header); err != nil {
-		return "signature wrong: " + err.Error(), false
-	}
-	return "signature ok", true
 }
+
+// deliver takes a delivery. The context of the calls that follow it is the server's, so
+// that they outlive the request.
+func (e *echo) deliver(ctx context.Context, d *receiver.Delivery) (receiver.Ack, error) {
+	if e.deliveries.Add(1)%ackLater == 0 && e.ackSoon(context.WithoutCancel(ctx), d) {
+		e.print(d, http.StatusAccepted)
+		return receiver.Later(), nil
+	}
+	e.print(d, http.StatusOK)
+	return receiver.Ack{}, nil
+}
+
+func (e *echo) report(_ *http.Request, status int, err error) { e.printf("%v -> %d", err, status) }
 
 // ackSoon acks a delivery by POST /ack in a while, unless too many wait already or
 // the end is near.
-func (e *echo) ackSoon(ctx context.Context, d delivered) bool {
+func (e *echo) ackSoon(ctx context.Context, d *receiver.Delivery) bool {
 	select {
 	case <-e.stopping:
 		return false
@@ -162,64 +129,54 @@ func (e *echo) ackSoon(ctx context.Context, d delivered) bool {
 	default:
 		return false
 	}
+	place := fmt.Sprintf("%s/%d offsets %d..%d", d.Topic, d.Partition, d.FirstOffset, d.LastOffset)
+	webhook, ticket := d.WebhookID, d.Ticket
+	ticket.URL = "" // api.public_url may be another way to the same gateway
 	e.acks.Go(func() {
 		defer func() { <-e.later }()
 		select {
 		case <-time.After(ackAfter):
 		case <-e.stopping:
 		}
-		answer, err := e.ack(ctx, d.Ack.Token)
-		if err != nil {
-			answer = err.Error()
-		}
-		e.printf("%s  POST /ack  %s/%d offsets %d..%d -> %s", d.WebhookID, d.Topic, d.Partition, d.FirstOffset, d.LastOffset, answer)
+		e.printf("%s  POST /ack  %s -> %s", webhook, place, e.ack(ctx, ticket))
 	})
 	return true
 }
 
-// ack makes the call; the token in the body is all the credential it needs.
-func (e *echo) ack(ctx context.Context, token string) (string, error) {
-	body, err := json.Marshal(map[string]string{"token": token})
-	if err != nil {
-		return "", err
+// ack makes the call, and returns what it was answered.
+func (e *echo) ack(ctx context.Context, t receiver.Ticket) string {
+	receipt, err := e.acker.Ack(ctx, t)
+	if refused, ok := errors.AsType[*receiver.Refusal](err); ok {
+		return fmt.Sprintf("%d %s", refused.Status, refused.Code)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, e.ackURL, bytes.NewReader(body))
 	if err != nil {
-		return "", err
+		return err.Error()
 	}
-	req.Header.Set("content-type", "application/json")
-	resp, err := e.client.Do(req)
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	var answer struct{ Result, Code string }
-	err = json.NewDecoder(io.LimitReader(resp.Body, 1<<16)).Decode(&answer)
-	if err != nil {
-		return "", errors.New(resp.Status)
-	}
-	return fmt.Sprintf("%d %s%s", resp.StatusCode, answer.Result, answer.Code), nil
+	return fmt.Sprintf("%d %s", http.StatusOK, receipt.Result)
 }
 
 // wait returns when no call is under way any more. Nothing may be delivered meanwhile.
 func (e *echo) wait() {
 	e.acks.Wait()
-	e.client.CloseIdleConnections()
+	e.acker.CloseIdleConnections()
 }
 
-func (e *echo) print(d delivered, signature string, status int) {
+func (e *echo) print(d *receiver.Delivery, status int) {
+	signature := "signature not checked"
+	if d.WebhookID == demoWebhook {
+		signature = "signature ok"
+	}
+	first := &d.Records[0]
 	preview := ""
-	if len(d.Records) > 0 {
-		var compact bytes.Buffer
-		if key := d.Records[0].Key; key != nil {
-			preview = *key + " "
-		}
-		if json.Compact(&compact, d.Records[0].Value) == nil {
-			preview += compact.String()
-		}
-		if runes := []rune(preview); len(runes) > previewRunes {
-			preview = string(runes[:previewRunes]) + "…"
-		}
+	if first.Key != nil {
+		preview = string(first.Key) + " "
+	}
+	var compact bytes.Buffer
+	if json.Compact(&compact, first.Value) == nil {
+		preview += compact.String()
+	}
+	if runes := []rune(preview); len(runes) > previewRunes {
+		preview = string(runes[:previewRunes]) + "…"
 	}
 	records := "1 record"
 	if d.RecordCount != 1 {

@@ -244,7 +244,8 @@ func (g *gateway) takePart(ctx context.Context) error {
 	}
 }
 
-// abandon gives back what newGateway has taken before it failed.
+// abandon gives back what newGateway has taken, if it fails or what runs it does
+// before run.
 func (g *gateway) abandon(ctx context.Context) {
 	for _, l := range []*listener{g.api, g.management} {
 		if l.Listener != nil {
