@@ -212,7 +212,7 @@ func TestAnswersToAnAck(t *testing.T) {
 		"200 damaged":                        {status: 200, body: committed[:20], err: ErrAnswer},
 		"201":                                {status: 201, body: committed, err: ErrAnswer},
 		"204":                                {status: 204, err: ErrAnswer},
-		"longer than any gateway's":          {status: 200, body: `{"result":"` + strings.Repeat("x", maxAckAnswer), err: ErrAnswer},
+		"longer than any gateway's":          {status: 200, body: `{"result":"committed","x":"` + strings.Repeat("x", maxAckAnswer) + `"}`, err: ErrAnswer},
 		"a redirect is not followed":         {status: 307, header: map[string]string{"Location": "/elsewhere"}, err: ErrAnswer},
 		"another redirect, without a target": {status: 302, err: ErrAnswer},
 	}
