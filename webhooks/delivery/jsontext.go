@@ -8,8 +8,9 @@ import (
 )
 
 // maxNesting is how deep objects and arrays may be nested in a value that is
-// embedded as JSON, the limit of encoding/json. A deeper value goes as base64.
-const maxNesting = 10_000
+// embedded as JSON: the limit of encoding/json, less the levels that the envelope
+// adds, or a receiver in Go could not read the whole. A deeper value goes as base64.
+const maxNesting = 10_000 - 3
 
 // validator tells values that can stand in the envelope as they are. Its memory
 // is reused from value to value; it is not safe for concurrent use.
@@ -25,7 +26,7 @@ func (v *validator) embeddable(b []byte) bool {
 }
 
 // valid reports whether b is one JSON text in UTF-8 from i on. It is what
-// json.Valid and utf8.Valid say together.
+// json.Valid and utf8.Valid say together of an envelope that holds it.
 func (v *validator) valid(b []byte, i int) bool {
 	depth, object := 0, false // object: the innermost open level is one
 	for {
