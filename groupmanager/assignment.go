@@ -50,9 +50,23 @@ func (m *member) rebalance(_ *kafka.Consumer, e kafka.Event) error {
 		for _, tp := range tps {
 			delete(m.crashed, tp)
 		}
-		m.keep(m.change(e.Partitions, m.consumer.IncrementalUnassign, func([]kafka.TopicPartition) error { return m.consumer.Unassign() }))
+		m.keep(m.change(m.known(e.Partitions), m.consumer.IncrementalUnassign, func([]kafka.TopicPartition) error { return m.consumer.Unassign() }))
 	}
 	return nil
+}
+
+// known are those of partitions that the client was told to fetch: not what was
+// assigned when the member was leaving already, or could not be taken. To take
+// away what it does not know is an error that leaves the rebalance unanswered.
+func (m *member) known(list []kafka.TopicPartition) []kafka.TopicPartition {
+	assigned, err := m.consumer.Assignment()
+	if err != nil {
+		return list
+	}
+	has := namesOf(assigned)
+	return slices.DeleteFunc(slices.Clone(list), func(tp kafka.TopicPartition) bool {
+		return !slices.Contains(has, topicPartition{*tp.Topic, tp.Partition})
+	})
 }
 
 func namesOf(list []kafka.TopicPartition) []topicPartition {

@@ -312,3 +312,38 @@ func TestM12_AnAckThatComesByWayOfAnotherReplicaIsStaleThere(t *testing.T) {
 	s.receiver.SetScript(gatewaytest.OK)
 	s.caughtUp(t)
 }
+
+// TestAMemberThatEndsWhileItIsAssignedMoreLeavesItsGroup: what comes while a member
+// drains for the last time is not taken, so it cannot be taken away either. The
+// client was told to, refused, and neither left the group nor closed.
+func TestAMemberThatEndsWhileItIsAssignedMoreLeavesItsGroup(t *testing.T) {
+	const drains = time.Second
+	s := newScene(t, 1, func(*gatewaytest.Delivery) gatewaytest.Answer { return gatewaytest.Answer{Delay: drains} }, nil)
+	s.produce(t, 1, 1)
+	gatewaytest.Await(t, patience, func() error {
+		if row := s.row(t, 0); row.InFlight != 1 {
+			return fmt.Errorf("%d requests are under way, want one", row.InFlight)
+		}
+		return nil
+	})
+	synced, assign := make(chan struct{}), make(chan struct{})
+	var once atomic.Bool
+	s.broker.ControlKey(int16(kmsg.SyncGroup), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		if r.(*kmsg.SyncGroupRequest).Group == faultGroup && !once.Swap(true) {
+			close(synced)
+			s.broker.SleepControl(func() { <-assign })
+		}
+		return nil, nil, false
+	})
+	if _, err := s.kafka.Admin().CreatePartitions(t.Context(), 1, faultTopic); err != nil {
+		t.Fatal(err)
+	}
+	<-synced
+	time.AfterFunc(drains/4, func() { close(assign) })
+	began := time.Now()
+	s.stop()
+	if took := time.Since(began); took > 2*drains {
+		t.Errorf("the end took %v, want little more than the drain of %v", took, drains)
+	}
+	s.givenUp(t, 0)
+}
