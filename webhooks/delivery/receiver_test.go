@@ -2,10 +2,14 @@ package delivery
 
 import (
 	"bufio"
+	"crypto/tls"
+	"crypto/x509"
 	"io"
 	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -117,6 +121,32 @@ func listen(t testing.TB, serve func(conn net.Conn, n int)) string {
 		serving.Wait()
 	})
 	return "http://" + l.Addr().String()
+}
+
+// listenTLS is listen over TLS. The dialer that it returns beside the URL trusts
+// the receiver.
+func listenTLS(t testing.TB, serve func(conn net.Conn, n int)) (url string, d *dialer) {
+	t.Helper()
+	srv := httptest.NewTLSServer(nil) // for its certificate
+	srv.Close()
+	url = listen(t, func(conn net.Conn, n int) {
+		serve(tls.Server(conn, &tls.Config{Certificates: srv.TLS.Certificates}), n)
+	})
+	d = newDialer(nil)
+	d.tls.RootCAs = x509.NewCertPool()
+	d.tls.RootCAs.AddCert(srv.Certificate())
+	return strings.Replace(url, "http:", "https:", 1), d
+}
+
+// dialingClient is testClient with a dialer of the test's.
+func dialingClient(t testing.TB, d *dialer, url string, edits ...func(*webhooks.Webhook)) *Client {
+	t.Helper()
+	c, err := newClient(testConfig(testWebhook(url, edits...)), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
 }
 
 // answering is a receiver that reads each request whole and answers it with

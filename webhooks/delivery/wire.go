@@ -182,7 +182,9 @@ func (w *wire) pending() bool {
 	return !errors.Is(err, syscall.EAGAIN)
 }
 
-// peek looks for a byte on the socket without taking it and without waiting.
+// peek looks for a byte on the socket without taking it and without waiting. It
+// goes by Control, since Read fails on a connection whose last attempt's deadline
+// has passed, which says nothing about the next one.
 func (w *wire) peek() (n int, err error) {
 	raw, err := w.tcp.SyscallConn()
 	if err != nil {
@@ -190,9 +192,8 @@ func (w *wire) peek() (n int, err error) {
 	}
 	var b [1]byte
 	n = -1
-	ctl := raw.Read(func(fd uintptr) bool {
+	ctl := raw.Control(func(fd uintptr) {
 		n, _, err = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		return true
 	})
 	return n, errors.Join(err, ctl)
 }

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -90,6 +91,38 @@ func TestControlSeesEachAddressBeforeItIsDialled(t *testing.T) {
 	}
 }
 
+// TestAnIdleConnectionOutlivesTheDeadlineOfItsLastAttempt: an attempt's deadline
+// stays on its connection and passes while that is idle. The look at the socket
+// before the next attempt failed by it, so that whoever delivers less often than
+// once in a timeout made a new connection for each delivery.
+func TestAnIdleConnectionOutlivesTheDeadlineOfItsLastAttempt(t *testing.T) {
+	const limit = 500 * time.Millisecond
+	var conns atomic.Int32
+	serve := func(conn net.Conn, _ int) {
+		conns.Add(1)
+		for in := bufio.NewReader(conn); ; io.WriteString(conn, okHead+"Content-Length: 0\r\n\r\n") {
+			if _, err := readRequest(in); err != nil {
+				return
+			}
+		}
+	}
+	url, d := listenTLS(t, serve)
+	for name, c := range map[string]*Client{
+		"http":  testClient(t, listen(t, serve), timeout(limit)),
+		"https": dialingClient(t, d, url, timeout(limit)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			conns.Store(0)
+			expect(t, deliver(t, c), Acked, 200, "")
+			time.Sleep(limit)
+			expect(t, deliver(t, c), Acked, 200, "")
+			if n := conns.Load(); n != 1 {
+				t.Errorf("two deliveries used %d connections, want 1", n)
+			}
+		})
+	}
+}
+
 // shortBuffer makes a socket take little of a body at once.
 func shortBuffer(_, _ string, conn syscallConn) error {
 	return conn.Control(func(fd uintptr) {
@@ -120,20 +153,9 @@ func TestA413BeforeTheBodyWasRead(t *testing.T) {
 		}
 	}
 	plain := shortBufferClient(t, listen(t, func(conn net.Conn, _ int) { refuse(conn) }))
-
-	srv := httptest.NewTLSServer(nil) // for its certificate
-	defer srv.Close()
-	url := listen(t, func(conn net.Conn, _ int) {
-		refuse(tls.Server(conn, &tls.Config{Certificates: srv.TLS.Certificates}))
-	})
-	d := newDialer(shortBuffer)
-	d.tls.RootCAs = x509.NewCertPool()
-	d.tls.RootCAs.AddCert(srv.Certificate())
-	secured, err := newClient(testConfig(testWebhook(strings.Replace(url, "http:", "https:", 1))), d)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer secured.Close()
+	url, d := listenTLS(t, func(conn net.Conn, _ int) { refuse(conn) })
+	d.tcp.Control = shortBuffer
+	secured := dialingClient(t, d, url)
 
 	for name, c := range map[string]*Client{"http": plain, "https": secured} {
 		t.Run(name, func(t *testing.T) {
