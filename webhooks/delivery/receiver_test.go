@@ -123,20 +123,30 @@ func listen(t testing.TB, serve func(conn net.Conn, n int)) string {
 	return "http://" + l.Addr().String()
 }
 
+// trusting returns the certificates of a receiver over TLS, and a dialer that
+// trusts them.
+func trusting() ([]tls.Certificate, *dialer) {
+	srv := httptest.NewTLSServer(nil) // for its certificate
+	srv.Close()
+	d := newDialer(nil)
+	d.tls.RootCAs = x509.NewCertPool()
+	d.tls.RootCAs.AddCert(srv.Certificate())
+	return srv.TLS.Certificates, d
+}
+
 // listenTLS is listen over TLS. The dialer that it returns beside the URL trusts
 // the receiver.
 func listenTLS(t testing.TB, serve func(conn net.Conn, n int)) (url string, d *dialer) {
 	t.Helper()
-	srv := httptest.NewTLSServer(nil) // for its certificate
-	srv.Close()
+	certificates, d := trusting()
 	url = listen(t, func(conn net.Conn, n int) {
-		serve(tls.Server(conn, &tls.Config{Certificates: srv.TLS.Certificates}), n)
+		serve(tls.Server(conn, &tls.Config{Certificates: certificates}), n)
 	})
-	d = newDialer(nil)
-	d.tls.RootCAs = x509.NewCertPool()
-	d.tls.RootCAs.AddCert(srv.Certificate())
-	return strings.Replace(url, "http:", "https:", 1), d
+	return secured(url), d
 }
+
+// secured is the URL of a receiver of listen that speaks TLS by itself.
+func secured(url string) string { return strings.Replace(url, "http:", "https:", 1) }
 
 // dialingClient is testClient with a dialer of the test's.
 func dialingClient(t testing.TB, d *dialer, url string, edits ...func(*webhooks.Webhook)) *Client {

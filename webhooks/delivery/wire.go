@@ -38,7 +38,13 @@ const (
 	// the socket's buffer and are not looked after that way.
 	patience   = 250 * time.Millisecond
 	promptSize = 64 << 10
+
+	// glance is how long TLS may take for what an idle connection has on its socket.
+	glance = 10 * time.Millisecond
 )
+
+// past is a deadline that makes whoever waits on a connection fail at once.
+var past = time.Unix(1, 0)
 
 var (
 	errAnswerHeader = errors.New("the answer's headers are too long")
@@ -87,7 +93,7 @@ func (w *wire) send(ctx context.Context, head, body []byte, deadline time.Time) 
 		n, err := w.conn.Write(append(head, body...))
 		return n > 0, err
 	}
-	if w.conn != net.Conn(w.tcp) {
+	if w.secure() {
 		n, err := w.conn.Write(head)
 		if err != nil {
 			return n > 0, err
@@ -164,16 +170,35 @@ func (w *wire) exchange(ctx context.Context, head, body []byte, deadline time.Ti
 }
 
 // interrupt makes whatever waits on the connection fail at once.
-func (w *wire) interrupt() { _ = w.conn.SetDeadline(time.Unix(1, 0)) }
+func (w *wire) interrupt() { _ = w.conn.SetDeadline(past) }
+
+// secure reports that the connection is TLS.
+func (w *wire) secure() bool { return w.conn != net.Conn(w.tcp) }
 
 // quiet reports that an idle connection is still good: open, and nothing on it
 // that nobody asked for.
 func (w *wire) quiet() bool {
-	if w.r.Buffered() > 0 {
+	if w.r.Buffered() > 0 || w.secure() && !w.silent() {
 		return false
 	}
 	n, err := w.peek()
 	return n < 0 && errors.Is(err, syscall.EAGAIN)
+}
+
+// silent reports that TLS has nothing for us. It reads ahead, so that a second
+// answer, or the end, may have left the socket together with the answer that was
+// read. A deadline that has passed lets it tell what it has, does not let it read
+// on, and spoils nothing: errors of that kind are not for ever. With something
+// on the socket it may read on for a glance: session tickets and new keys come
+// when the receiver likes, and mean nothing to us.
+func (w *wire) silent() bool {
+	until := past
+	if w.pending() {
+		until = time.Now().Add(glance)
+	}
+	_ = w.conn.SetDeadline(until)
+	_, err := w.r.Peek(1)
+	return errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // pending reports that something can be read, or that the receiver has closed.

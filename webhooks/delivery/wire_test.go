@@ -2,10 +2,18 @@ package delivery
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -123,6 +131,128 @@ func TestAnIdleConnectionOutlivesTheDeadlineOfItsLastAttempt(t *testing.T) {
 	}
 }
 
+// TestWhatTLSHasReadAheadIsSeen: crypto/tls takes in more of the socket than it
+// was asked for. A receiver that wrote a second answer right behind the first had
+// it taken for the answer to the next delivery, which nobody had read: acked, and
+// lost. What only TLS itself has to know is no reason to give a connection up.
+func TestWhatTLSHasReadAheadIsSeen(t *testing.T) {
+	const (
+		alert, handshake, data = 21, 22, 23 // kinds of records
+
+		answer      = "Content-Length: 0\r\n\r\n"
+		closeNotify = "\x01\x00"
+		ticket      = "\x04\x00\x00\x12" + "\x00\x00\x0e\x10" + "\x00\x00\x00\x00" + "\x01\x00" + "\x00\x04abcd" + "\x00\x00"
+	)
+	type record struct {
+		kind    byte
+		content string
+	}
+	for _, test := range []struct {
+		claim string
+		more  []record // behind the first answer
+		conns int32
+	}{
+		{"nothing", nil, 1},
+		{"a second answer", []record{{data, okHead + answer}}, 2},
+		{"the end, while the socket stays open", []record{{alert, closeNotify}}, 2},
+		{"a session ticket", []record{{handshake, ticket}}, 1},
+		{"session tickets, and a second answer", []record{{handshake, ticket}, {handshake, ticket}, {data, okHead + answer}}, 2},
+	} {
+		for _, later := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, later %v", test.claim, later), func(t *testing.T) {
+				var conns, requests atomic.Int32
+				acked := make(chan struct{})
+				certificates, d := trusting()
+				url := listen(t, func(conn net.Conn, _ int) {
+					conns.Add(1)
+					var secrets bytes.Buffer
+					in := bufio.NewReader(tls.Server(conn, &tls.Config{
+						Certificates: certificates, MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true, KeyLogWriter: &secrets,
+					}))
+					var out *recordWriter
+					for {
+						if _, err := readRequest(in); err != nil {
+							return
+						}
+						if out == nil {
+							var err error
+							if out, err = newRecordWriter(secrets.String()); err != nil {
+								t.Error(err)
+								return
+							}
+						}
+						if requests.Add(1) > 1 {
+							conn.Write(out.record(data, "HTTP/1.1 503 X\r\n"+answer))
+							continue
+						}
+						text := out.record(data, okHead+answer)
+						if later {
+							conn.Write(text)
+							text = nil
+							<-acked
+						}
+						for _, r := range test.more {
+							text = append(text, out.record(r.kind, r.content)...)
+						}
+						conn.Write(text)
+					}
+				})
+				c := dialingClient(t, d, secured(url))
+				expect(t, deliver(t, c), Acked, 200, "")
+				close(acked)
+				for later && test.more != nil && !c.wires.idle[0].pending() {
+					time.Sleep(time.Millisecond)
+				}
+				expect(t, deliver(t, c), Failed, 503, "http_503")
+				if n := conns.Load(); n != test.conns {
+					t.Errorf("two deliveries used %d connections, want %d", n, test.conns)
+				}
+			})
+		}
+	}
+}
+
+// recordWriter makes the records of a server in TLS 1.3 after the handshake, of
+// kinds and at times that crypto/tls does not.
+type recordWriter struct {
+	seal cipher.AEAD
+	iv   []byte
+	n    uint64 // of the next record
+}
+
+// newRecordWriter makes the writer of a connection on which the server has written
+// nothing yet, from what the key log says.
+func newRecordWriter(log string) (*recordWriter, error) {
+	var secret []byte
+	for line := range strings.Lines(log) {
+		if f := strings.Fields(line); f[0] == "SERVER_TRAFFIC_SECRET_0" {
+			secret, _ = hex.DecodeString(f[2])
+		}
+	}
+	if len(secret) != sha256.Size {
+		return nil, errors.New("the test speaks TLS_AES_128_GCM_SHA256 alone")
+	}
+	expand := func(label string, length int) []byte {
+		label = "tls13 " + label
+		b, _ := hkdf.Expand(sha256.New, secret, string([]byte{0, byte(length), byte(len(label))})+label+"\x00", length)
+		return b
+	}
+	block, err := aes.NewCipher(expand("key", 16))
+	if err != nil {
+		return nil, err
+	}
+	seal, err := cipher.NewGCM(block)
+	return &recordWriter{seal: seal, iv: expand("iv", 12)}, err
+}
+
+func (w *recordWriter) record(kind byte, content string) []byte {
+	nonce := bytes.Clone(w.iv)
+	binary.BigEndian.PutUint64(nonce[4:], binary.BigEndian.Uint64(nonce[4:])^w.n)
+	w.n++
+	head := []byte{23, 3, 3, 0, byte(len(content) + 1 + w.seal.Overhead())}
+	return w.seal.Seal(head, nonce, append([]byte(content), kind), head)
+}
+
 // shortBuffer makes a socket take little of a body at once.
 func shortBuffer(_, _ string, conn syscallConn) error {
 	return conn.Control(func(fd uintptr) {
@@ -155,9 +285,9 @@ func TestA413BeforeTheBodyWasRead(t *testing.T) {
 	plain := shortBufferClient(t, listen(t, func(conn net.Conn, _ int) { refuse(conn) }))
 	url, d := listenTLS(t, func(conn net.Conn, _ int) { refuse(conn) })
 	d.tcp.Control = shortBuffer
-	secured := dialingClient(t, d, url)
+	over := dialingClient(t, d, url)
 
-	for name, c := range map[string]*Client{"http": plain, "https": secured} {
+	for name, c := range map[string]*Client{"http": plain, "https": over} {
 		t.Run(name, func(t *testing.T) {
 			m := testMessage(t, c, 10, 100_000)
 			for n := range 30 {
@@ -267,17 +397,17 @@ func TestTLSFailures(t *testing.T) {
 	})
 	t.Run("no TLS at all", func(t *testing.T) {
 		url := listen(t, func(conn net.Conn, _ int) { io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\n\r\n") })
-		expect(t, deliver(t, testClient(t, strings.Replace(url, "http:", "https:", 1))), Failed, 0, CodeTLS)
+		expect(t, deliver(t, testClient(t, secured(url))), Failed, 0, CodeTLS)
 	})
 	t.Run("the connection closed within the handshake", func(t *testing.T) {
 		url := listen(t, func(net.Conn, int) {})
-		expect(t, deliver(t, testClient(t, strings.Replace(url, "http:", "https:", 1))), Failed, 0, CodeTLS)
+		expect(t, deliver(t, testClient(t, secured(url))), Failed, 0, CodeTLS)
 	})
 	t.Run("silence ends the handshake", func(t *testing.T) {
 		url := listen(t, func(conn net.Conn, _ int) { hang(conn) })
 		d := newDialer(nil)
 		d.handshake = 100 * time.Millisecond
-		c, err := newClient(testConfig(testWebhook(strings.Replace(url, "http:", "https:", 1))), d)
+		c, err := newClient(testConfig(testWebhook(secured(url))), d)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -286,7 +416,7 @@ func TestTLSFailures(t *testing.T) {
 	})
 	t.Run("silence ends at the request's deadline", func(t *testing.T) {
 		url := listen(t, func(conn net.Conn, _ int) { hang(conn) })
-		c := testClient(t, strings.Replace(url, "http:", "https:", 1), timeout(200*time.Millisecond))
+		c := testClient(t, secured(url), timeout(200*time.Millisecond))
 		expect(t, deliver(t, c), Failed, 0, CodeTimeout)
 	})
 }
