@@ -8,7 +8,7 @@
 // and can be seen. That is why no retrying HTTP client is used here.
 //
 // It speaks HTTP/1.1 over connections of its own (wire.go) and leaves the parsing
-// of answers to net/http. It starts no goroutines.
+// of answers to net/http. It starts no goroutine that outlives the call.
 package delivery
 
 import (

@@ -98,8 +98,7 @@ func (w *wire) send(ctx context.Context, head, body []byte, deadline time.Time) 
 		if err != nil {
 			return n > 0, err
 		}
-		_, err = w.conn.Write(body)
-		return true, err
+		return true, w.sendSecure(ctx, body, deadline)
 	}
 	rest := net.Buffers{head, body}
 	for prompt := len(body) <= promptSize; ; {
@@ -121,6 +120,40 @@ func (w *wire) send(ctx context.Context, head, body []byte, deadline time.Time) 
 		case w.pending():
 			return true, errAnswered
 		}
+	}
+}
+
+// sendSecure writes a body over TLS, which cannot go on after a write that was cut
+// short to look for an answer. So when our patience is over somebody listens beside
+// the write, and has stopped when sendSecure returns.
+func (w *wire) sendSecure(ctx context.Context, body []byte, deadline time.Time) error {
+	if len(body) <= promptSize {
+		_, err := w.conn.Write(body)
+		return err
+	}
+	answered, stopped := false, make(chan struct{})
+	w.in.left = maxAnswerHeader
+	listening := time.AfterFunc(patience, func() {
+		defer close(stopped)
+		_, err := w.r.Peek(1)
+		if answered = !errors.Is(err, os.ErrDeadlineExceeded); answered {
+			_ = w.conn.SetWriteDeadline(past)
+		}
+	})
+	_, err := w.conn.Write(body)
+	if listening.Stop() {
+		return err
+	}
+	_ = w.conn.SetReadDeadline(past)
+	<-stopped
+	_ = w.conn.SetDeadline(deadline)
+	switch {
+	case ctx.Err() != nil: // it may have ended before the deadline was set anew
+		return ctx.Err()
+	case answered && errors.Is(err, os.ErrDeadlineExceeded):
+		return errAnswered
+	default:
+		return err
 	}
 }
 
@@ -162,11 +195,15 @@ func (w *wire) exchange(ctx context.Context, head, body []byte, deadline time.Ti
 	if op, ok := errors.AsType[*net.OpError](unheard); ok && op.Op == "remote error" {
 		return nil, written, unheard // a TLS alert says more than a broken pipe
 	}
-	if unheard != nil {
+	switch {
+	case unheard == nil:
+		resp.Close = true
+		return resp, written, nil
+	case errors.Is(err, errAnswered):
+		return nil, written, unheard // what was there was no answer: most likely the end
+	default:
 		return nil, written, err
 	}
-	resp.Close = true
-	return resp, written, nil
 }
 
 // interrupt makes whatever waits on the connection fail at once.

@@ -310,6 +310,64 @@ func tlsClient(t *testing.T, srv *httptest.Server, edits ...func(*webhooks.Webho
 	return c
 }
 
+// TestAReceiverThatStopsReading: a 413 has to be heard of a receiver that keeps the
+// connection, too. No error ends the write then: over TLS it was stuck until it
+// timed out, and the batch was sent whole again and again.
+func TestAReceiverThatStopsReading(t *testing.T) {
+	const long = 30 * time.Second
+	after := func(then func(conn net.Conn)) func(net.Conn, int) {
+		return func(conn net.Conn, _ int) {
+			if _, err := bufio.NewReader(conn).ReadString('\n'); err == nil {
+				then(conn)
+				<-t.Context().Done()
+			}
+		}
+	}
+	late := func(conn net.Conn, _ int) {
+		in := bufio.NewReader(conn)
+		in.Peek(1) // over TLS: session tickets are sent, which are no answer
+		for {
+			time.Sleep(2 * patience)
+			if _, err := readRequest(in); err != nil {
+				return
+			}
+			io.WriteString(conn, okHead+"Content-Length: 0\r\n\r\n")
+		}
+	}
+	for _, test := range []struct {
+		claim   string
+		serve   func(net.Conn, int)
+		limit   time.Duration // the webhook's
+		within  time.Duration // the caller's
+		verdict Verdict
+		status  int
+		code    string
+	}{
+		{"and answers", after(once("HTTP/1.1 413 X\r\nContent-Length: 0\r\n\r\n")), long, long, TooLarge, 413, "http_413"},
+		{"and says no more", after(func(conn net.Conn) { conn.(interface{ CloseWrite() error }).CloseWrite() }), long, long, Failed, 0, CodeConnectionReset},
+		{"and says nothing", after(func(net.Conn) {}), 4 * patience, long, Failed, 0, CodeTimeout},
+		{"for longer than the caller likes", after(func(net.Conn) {}), long, 2 * patience, Failed, 0, CodeCanceled},
+		{"for a while, and takes it all", late, long, long, Acked, 200, ""},
+	} {
+		plain := listen(t, test.serve)
+		over, d := listenTLS(t, test.serve)
+		d.tcp.Control = shortBuffer
+		for name, c := range map[string]*Client{
+			"http":  shortBufferClient(t, plain, timeout(test.limit)),
+			"https": dialingClient(t, d, over, timeout(test.limit)),
+		} {
+			t.Run(test.claim+", "+name, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), test.within)
+				defer cancel()
+				m := testMessage(t, c, 10, 300_000)
+				for n := range 2 { // over one connection, where it is kept
+					expect(t, c.Send(ctx, m, testAttempt(n+1)), test.verdict, test.status, test.code)
+				}
+			})
+		}
+	}
+}
+
 // TestTLS: a receiver that would rather speak HTTP/2 is spoken to in HTTP/1.1, over
 // as many connections as there are senders.
 func TestTLS(t *testing.T) {
