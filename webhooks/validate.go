@@ -255,7 +255,7 @@ func checkStart(c *complaints, pointer, start string) {
 // reservedHeaders are set by the gateway or belong to one connection.
 var reservedHeaders = []string{
 	"host", "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization",
-	"te", "trailer", "transfer-encoding", "upgrade", "traceparent",
+	"te", "trailer", "transfer-encoding", "upgrade", "traceparent", "accept-encoding",
 }
 
 var reservedHeaderPrefixes = []string{"content-", "webhook-", "ce-", "kpush-"}

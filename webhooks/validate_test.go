@@ -225,7 +225,7 @@ func TestRules(t *testing.T) {
 	}
 	for _, name := range []string{
 		"Host", "content-type", "Content-Length", "connection", "Keep-Alive", "Transfer-Encoding", "TE", "Trailer", "Upgrade",
-		"Proxy-Authorization", "webhook-id", "Webhook-Signature", "ce-id", "traceparent", "Kpush-Ack-Token",
+		"Proxy-Authorization", "webhook-id", "Webhook-Signature", "ce-id", "traceparent", "Kpush-Ack-Token", "Accept-Encoding",
 	} {
 		tests["reserved header "+name] = struct {
 			change func(*Webhook)

@@ -6,6 +6,7 @@ import (
 	"mime"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -41,6 +42,7 @@ type answer struct {
 	status int
 	header http.Header
 	json   bool   // it says of itself that it is JSON, where an inline ack may be
+	packed bool   // it says of itself that it is compressed
 	body   []byte // of a JSON answer to a 2xx, at most maxAnswer bytes; else nil
 	longer bool   // the body goes on after maxAnswer bytes
 	whole  bool   // the body was read to its end
@@ -48,7 +50,17 @@ type answer struct {
 }
 
 func newAnswer(status int, h http.Header) answer {
-	return answer{status: status, header: h, json: isJSON(h.Get("Content-Type"))}
+	return answer{
+		status: status,
+		header: h,
+		json:   isJSON(h.Get("Content-Type")),
+		packed: slices.ContainsFunc(h["Content-Encoding"], isPacked),
+	}
+}
+
+// isPacked reports whether a content encoding is other than none.
+func isPacked(encoding string) bool {
+	return encoding != "" && !strings.EqualFold(encoding, "identity")
 }
 
 func (a *answer) success() bool { return a.status/100 == 2 }
@@ -140,6 +152,11 @@ func (a *answer) judgeSuccess(explicit bool, res *Result) {
 	if a.json {
 		if a.longer {
 			res.Code = CodeTooLarge
+			return
+		}
+		if a.packed && len(a.body) > 0 {
+			// We asked for it plain and do not unpack: it might be a nack.
+			res.Code = CodeAckMalformed
 			return
 		}
 		ack, err := inlineAck(a.body)

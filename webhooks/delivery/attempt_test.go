@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"bufio"
+	"compress/gzip"
 	"context"
 	"fmt"
 	"io"
@@ -172,9 +173,39 @@ func TestLongAnswers(t *testing.T) {
 	}
 }
 
+// TestCompressedAnswersAreNotUnpacked: what would unpack to any size stays as it
+// is, and so a nack in it was not seen: the delivery counted as done.
 func TestCompressedAnswersAreNotUnpacked(t *testing.T) {
-	url := afterRequest(t, once(okHead+"Content-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\n\x1f\x8b\x08"))
-	expect(t, deliver(t, testClient(t, url)), Acked, 200, "")
+	const nack = `{"ack":{"outcome":"nack"}}`
+	var packed strings.Builder
+	w := gzip.NewWriter(&packed)
+	io.WriteString(w, nack)
+	w.Close()
+	for _, test := range []struct {
+		claim    string
+		status   int
+		kind     string // content type
+		encoding string
+		body     string
+		verdict  Verdict
+		code     string
+	}{
+		{"of packed JSON nobody knows what it says", 200, jsonType, "gzip", packed.String(), Failed, CodeAckMalformed},
+		{"nor of a 202's", 202, jsonType, "GZIP", packed.String(), Failed, CodeAckMalformed},
+		{"nor of what is packed twice", 200, jsonType, "identity\r\nContent-Encoding: gzip", packed.String(), Failed, CodeAckMalformed},
+		{"nor of what cannot be unpacked", 200, jsonType, "br", "\x1f\x8b\x08", Failed, CodeAckMalformed},
+		{"nor of what only says that it is packed", 200, jsonType, "gzip", nack, Failed, CodeAckMalformed},
+		{"an empty body says nothing", 200, jsonType, "gzip", "", Acked, ""},
+		{"in text there is no ack, packed or not", 200, "text/plain", "gzip", "\x1f\x8b\x08", Acked, ""},
+		{"a status speaks for itself", 500, jsonType, "gzip", packed.String(), Failed, "http_500"},
+		{"identity is not packed", 200, jsonType, "Identity", nack, Stated, ""},
+	} {
+		t.Run(test.claim, func(t *testing.T) {
+			url := answering(t, fmt.Sprintf("HTTP/1.1 %d X\r\nContent-Type: %s\r\nContent-Encoding: %s\r\nContent-Length: %d\r\n\r\n%s",
+				test.status, test.kind, test.encoding, len(test.body), test.body))
+			expect(t, deliver(t, testClient(t, url)), test.verdict, test.status, test.code)
+		})
+	}
 }
 
 func TestRedirectsAreNotFollowed(t *testing.T) {

@@ -50,6 +50,7 @@ func TestRequestHeaders(t *testing.T) {
 		want := map[string]string{
 			"Content-Type":         "application/json; charset=utf-8",
 			"Content-Length":       fmt.Sprint(len(r.body)),
+			"Accept-Encoding":      "identity",
 			"User-Agent":           "kpush/test",
 			"Webhook-Id":           "dl_3kq9x7w2m5",
 			"Webhook-Timestamp":    fmt.Sprint(a.Now.Unix()),

@@ -24,7 +24,7 @@ const (
 	CodeTruncated       = "response_truncated"    // the answer's body was cut short
 	CodeTooLarge        = "response_too_large"    // a JSON answer longer than what is read
 	CodeRedirect        = "redirect_not_followed" // a final 1xx or a 3xx
-	CodeAckMalformed    = "ack_malformed"         // the answer has an ack that does not fit
+	CodeAckMalformed    = "ack_malformed"         // the answer has an ack that does not fit, or is packed so that nobody can tell
 	CodeCanceled        = "canceled"              // we gave the attempt up
 	codeHTTPPrefix      = "http_"
 )

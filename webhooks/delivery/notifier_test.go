@@ -63,6 +63,7 @@ func TestALifecycleCallIsSignedAndSaysWhatIsComing(t *testing.T) {
 	delete(got, "Webhook-Signature")
 	want := map[string]string{
 		"Content-Type":      "application/json; charset=utf-8",
+		"Accept-Encoding":   "identity",
 		"Content-Length":    fmt.Sprint(len(body)),
 		"User-Agent":        "kpush/test",
 		"Webhook-Id":        "lc_1",

@@ -30,6 +30,7 @@ func fixedHeaders(w webhooks.Webhook, userAgent string) []header {
 	}
 	return append(hs,
 		header{"content-type", "application/json; charset=utf-8"},
+		header{"accept-encoding", "identity"}, // an ack in a packed answer would not be seen
 		header{"kpush-webhook", w.ID},
 		header{"kpush-group", w.GroupID},
 	)
