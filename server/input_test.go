@@ -45,6 +45,7 @@ func TestBadBodies(t *testing.T) {
 		"5,000 arrays in an object":          {`{"topics": ` + deep[95_000:105_000] + `}`, 422, api.ErrorCodeValidationFailed},
 		"1 MiB and one byte":                 {orders + strings.Repeat(" ", 1<<20+1-len(orders)), 413, api.ErrorCodeBodyTooLarge},
 		"an empty object":                    {`{}`, 422, api.ErrorCodeValidationFailed},
+		"an empty id":                        {`{"url": "https://a.example.com", "topics": ["t"], "id": ""}`, 422, api.ErrorCodeValidationFailed},
 		"an unknown field":                   {`{"url": "https://a.example.com", "topics": ["t"], "colour": 1}`, 422, api.ErrorCodeValidationFailed},
 		"a field given twice":                {`{"url": "https://a.example.com", "topics": ["t"], "topics": ["t"]}`, 422, api.ErrorCodeValidationFailed},
 		"a number of 2^63":                   {`{"url": "https://a.example.com", "topics": ["t"], "max_in_flight": 9223372036854775808}`, 422, api.ErrorCodeValidationFailed},

@@ -21,7 +21,8 @@ import (
 // it cannot be chosen.
 //
 // id is the id in the request's path and the body may only repeat it; with "" it
-// is the body's, or a new one. group_id defaults to kpush.<tenant>.<id>.
+// is the body's, or a new one if that has none; an empty one is not valid. group_id
+// defaults to kpush.<tenant>.<id>.
 //
 // The webhook that comes back is complete and valid. Errors are ErrMalformed or a
 // *ValidationError.
@@ -32,7 +33,9 @@ func Decode(data []byte, id string) (Webhook, error) {
 		return Webhook{}, err
 	}
 	w := Default()
-	w.ID = id
+	if w.ID = id; id == "" {
+		w.ID = NewID()
+	}
 	binder{&c}.fields("", body, w.binds())
 	if id != "" && w.ID != id {
 		c.add("/id", "is not the id in the path")
@@ -52,9 +55,6 @@ func NewID() string {
 
 // complete fills in what depends on other fields.
 func (w *Webhook) complete() {
-	if w.ID == "" {
-		w.ID = NewID()
-	}
 	if w.GroupID == "" {
 		w.GroupID = fmt.Sprintf("kpush.%s.%s", w.Tenant, w.ID)
 	}

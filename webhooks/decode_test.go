@@ -245,6 +245,17 @@ func TestTheIDInTheBodyMustBeThePaths(t *testing.T) {
 	}
 }
 
+// TestAnEmptyIDIsNone: it was taken for no id at all and replaced by a new one. From
+// a variable that is empty it made one more webhook with each call, or each start.
+func TestAnEmptyIDIsNone(t *testing.T) {
+	for _, path := range []string{"", "a"} {
+		got := pointers(t, decodeErr(t, `{"id": "", `+minimal+"}", path))
+		if want := []string{"/id"}; !cmp.Equal(got, want) {
+			t.Errorf("with %q in the path: complaints about %q, want %q", path, got, want)
+		}
+	}
+}
+
 func TestComplaintsAreBounded(t *testing.T) {
 	var b strings.Builder
 	for i := range 10_000 {

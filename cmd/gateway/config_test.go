@@ -219,6 +219,20 @@ func TestRefused(t *testing.T) {
 			yaml: "webhooks:\n  - url: https://a.example\n    topics: [t]\n",
 			want: []string{"kpush.yaml:2: webhooks[0]: id is required"},
 		},
+		"a webhook whose id is empty": {
+			yaml: "webhooks:\n  - url: https://a.example\n    id: ''\n    topics: [t]\n",
+			want: []string{"kpush.yaml:3: webhooks[0]: /id"},
+		},
+		"a webhook whose id is a variable that is empty": {
+			yaml:    "webhooks:\n  - url: https://a.example\n    id: \"${ID}\"\n    topics: [t]\n",
+			environ: []string{"ID="},
+			want:    []string{"kpush.yaml:3: webhooks[0]: /id"},
+		},
+		"the same without quotes": {
+			yaml:    "webhooks:\n  - url: https://a.example\n    id: ${ID}\n    topics: [t]\n",
+			environ: []string{"ID="},
+			want:    []string{"kpush.yaml:2: webhooks[0]: id is required"},
+		},
 		"a webhook twice": {
 			yaml: "webhooks:\n  - {id: a, url: 'https://a.example', topics: [t]}\n  - {id: a, url: 'https://a.example', topics: [t]}\n",
 			want: []string{"kpush.yaml:3", "id a is declared on line 2 too"},
