@@ -198,11 +198,13 @@ var twoWays = regexp.MustCompile(`\\([^.]|$)|\[\^?\]?[^\]]*\\|\^[*+?{]|\{([^0-9]
 // checkPattern allows what Go's regexp, by which we look, and the Kafka client's
 // regcomp(3), by which it subscribes, understand in the same way.
 func checkPattern(c *complaints, pointer, pattern string) {
+	if len(pattern) > maxPattern {
+		c.add(pointer, "must be at most %d bytes", maxPattern)
+		return
+	}
 	_, err := regexp.Compile(pattern)
 	_, posix := regexp.CompilePOSIX(pattern)
 	switch {
-	case len(pattern) > maxPattern:
-		c.add(pointer, "must be at most %d bytes", maxPattern)
 	case err != nil || posix != nil || strings.ContainsFunc(pattern, func(r rune) bool { return r <= ' ' || r > '~' }):
 		c.add(pointer, "must be a POSIX extended regular expression in ASCII without spaces")
 	case twoWays.MatchString(pattern):
@@ -215,10 +217,13 @@ func checkPattern(c *complaints, pointer, pattern string) {
 // and ours.
 const InternalPrefix = "__"
 
-// Chooses tells whether a topic is one of the webhook's. A pattern that does not
-// compile chooses none: it has been complained about.
+// Chooses tells whether a topic is one of the webhook's. A pattern that is too long
+// or does not compile chooses none: it has been complained about.
 func (w *Webhook) Chooses(topic string) bool {
 	if pattern, ok := w.TopicPattern(); ok {
+		if len(pattern) > maxPattern {
+			return false
+		}
 		re, err := regexp.Compile(pattern)
 		return err == nil && re.MatchString(topic) && !strings.HasPrefix(topic, InternalPrefix)
 	}

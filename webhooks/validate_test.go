@@ -301,6 +301,22 @@ func TestPatternsMeanOneThing(t *testing.T) {
 	}
 }
 
+// TestALongPatternIsNotCompiled: as long as a body may be, a pattern took time
+// and memory of its size many times over before it was told that it is too long.
+func TestALongPatternIsNotCompiled(t *testing.T) {
+	dead := "orders.dead"
+	w := valid()
+	w.Topics, w.DeadLetter.Topic = []string{"^" + strings.Repeat("(a|b)*", 10_000)}, &dead
+	allocs := testing.AllocsPerRun(1, func() {
+		if got, want := pointers(t, w.Validate()), []string{"/topics/0"}; !cmp.Equal(got, want) {
+			t.Errorf("complaints about %q, want %q", got, want)
+		}
+	})
+	if allocs > 1000 {
+		t.Errorf("%v allocations, want no more than a complaint takes", allocs)
+	}
+}
+
 func TestTheDefaultsAreValid(t *testing.T) {
 	w := valid()
 	if err := w.Validate(); err != nil {
