@@ -40,7 +40,7 @@ func Decode(data []byte, id string) (Webhook, error) {
 	if id != "" && w.ID != id {
 		c.add("/id", "is not the id in the path")
 	}
-	w.complete()
+	w.complete(body)
 	w.check(&c)
 	if err := c.err(); err != nil {
 		return Webhook{}, err
@@ -53,10 +53,17 @@ func NewID() string {
 	return "wh_" + strings.ToLower(ulid.MustNew(ulid.Now(), rand.Reader).String())
 }
 
-// complete fills in what depends on other fields.
-func (w *Webhook) complete() {
+// complete fills in what depends on other fields. A default gives way to a limit
+// that body sets below it: nobody is to be told of a field that he did not send.
+func (w *Webhook) complete(body object) {
 	if w.GroupID == "" {
 		w.GroupID = fmt.Sprintf("kpush.%s.%s", w.Tenant, w.ID)
+	}
+	if !body.gives("retry", "initial_backoff_ms") {
+		w.Retry.InitialBackoffMs = min(w.Retry.InitialBackoffMs, max(w.Retry.MaxBackoffMs, 1))
+	}
+	if !body.gives("ack", "timeout_ms") {
+		w.Ack.TimeoutMs = min(w.Ack.TimeoutMs, max(w.Ack.MaxTimeoutMs, minTimeoutMs))
 	}
 }
 

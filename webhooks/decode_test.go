@@ -145,6 +145,37 @@ func TestNullStandsForTheDefault(t *testing.T) {
 	}
 }
 
+// TestADefaultGivesWayToTheLimitThatWasGiven: who set only the limit, below the
+// default of what it limits, was told that a field was wrong which was not sent.
+func TestADefaultGivesWayToTheLimitThatWasGiven(t *testing.T) {
+	for _, tt := range []struct {
+		fields           string
+		backoff, timeout int
+		want             []string // complaints
+	}{
+		{`"retry": {"max_backoff_ms": 100}`, 100, 30_000, nil},
+		{`"retry": {"max_backoff_ms": 100, "initial_backoff_ms": null}`, 100, 30_000, nil},
+		{`"retry": {"max_backoff_ms": 600}`, 500, 30_000, nil},
+		{`"retry": {"max_backoff_ms": 100, "initial_backoff_ms": 100}`, 100, 30_000, nil},
+		{`"retry": {"max_backoff_ms": 100, "initial_backoff_ms": 500}`, 0, 0, []string{"/retry/initial_backoff_ms"}},
+		{`"retry": {"initial_backoff_ms": 60001}`, 0, 0, []string{"/retry/initial_backoff_ms"}},
+		{`"retry": {"max_backoff_ms": 0}`, 0, 0, []string{"/retry/max_backoff_ms"}},
+		{`"retry": {"max_backoff_ms": "1s"}`, 0, 0, []string{"/retry/max_backoff_ms"}},
+		{`"retry": {"max_backoff_ms": 0, "initial_backoff_ms": 0}`, 0, 0, []string{"/retry/initial_backoff_ms", "/retry/max_backoff_ms"}},
+		{`"ack": {"max_timeout_ms": 20000}`, 500, 20_000, nil},
+		{`"ack": {"max_timeout_ms": 20000, "timeout_ms": 30000}`, 0, 0, []string{"/ack/timeout_ms"}},
+		{`"ack": {"max_timeout_ms": 99}`, 0, 0, []string{"/ack/max_timeout_ms"}},
+	} {
+		w, err := Decode([]byte("{"+tt.fields+", "+minimal+"}"), "billing")
+		if diff := cmp.Diff(tt.want, pointers(t, err)); diff != "" {
+			t.Errorf("%s: complaints (-want +got):\n%s", tt.fields, diff)
+		}
+		if w.Retry.InitialBackoffMs != tt.backoff || w.Ack.TimeoutMs != tt.timeout {
+			t.Errorf("%s: initial_backoff_ms is %d and timeout_ms %d, want %d and %d", tt.fields, w.Retry.InitialBackoffMs, w.Ack.TimeoutMs, tt.backoff, tt.timeout)
+		}
+	}
+}
+
 func TestWhatIsNotAnObjectIsMalformed(t *testing.T) {
 	tests := map[string]string{
 		"nothing":               "",

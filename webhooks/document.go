@@ -26,6 +26,22 @@ type (
 // maxDepth is how deep a document may nest; a webhook needs three levels.
 const maxDepth = 8
 
+// gives tells whether the object that a member of o is has a value for a name.
+func (o object) gives(member, name string) bool {
+	inner, _ := o.value(member).(object)
+	return inner.value(name) != nil
+}
+
+// value is that of a member; nil if it is null or not there.
+func (o object) value(name string) any {
+	for _, m := range o {
+		if m.name == name {
+			return m.value
+		}
+	}
+	return nil
+}
+
 // document reads JSON that has no duplicate names, nests no deeper than maxDepth
 // and is UTF-8.
 type document struct {

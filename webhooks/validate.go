@@ -301,7 +301,7 @@ func (w *Webhook) checkAck(c *complaints) {
 	oneOf(c, "/ack/mode", w.Ack.Mode, AckAuto, AckExplicit)
 	within(c, "/ack/timeout_ms", w.Ack.TimeoutMs, minTimeoutMs, maxAckTimeoutMs)
 	within(c, "/ack/max_timeout_ms", w.Ack.MaxTimeoutMs, minTimeoutMs, maxAckMaxTimeoutMs)
-	if w.Ack.TimeoutMs > w.Ack.MaxTimeoutMs {
+	if w.Ack.TimeoutMs > w.Ack.MaxTimeoutMs && w.Ack.MaxTimeoutMs >= minTimeoutMs {
 		c.add("/ack/timeout_ms", "must not be above max_timeout_ms")
 	}
 }
@@ -309,7 +309,7 @@ func (w *Webhook) checkAck(c *complaints) {
 func (w *Webhook) checkRetry(c *complaints) {
 	within(c, "/retry/initial_backoff_ms", w.Retry.InitialBackoffMs, 1, maxBackoffMs)
 	within(c, "/retry/max_backoff_ms", w.Retry.MaxBackoffMs, 1, maxBackoffMs)
-	if w.Retry.InitialBackoffMs > w.Retry.MaxBackoffMs {
+	if w.Retry.InitialBackoffMs > w.Retry.MaxBackoffMs && w.Retry.MaxBackoffMs >= 1 {
 		c.add("/retry/initial_backoff_ms", "must not be above max_backoff_ms")
 	}
 	// Written so that NaN, which JSON cannot bring but Go code can, is refused too.
