@@ -28,12 +28,13 @@ const (
 // only there nobody else decides meanwhile. A replica that does not lead passes the
 // change on, once, and answers when it has read back what came of it.
 
-// Create registers a webhook. Its topics must exist (*TopicError), its group must
-// be free (webhooks.ErrGroupInUse), and its start is pinned before it is written,
-// so that a record produced after Create returned is delivered. The entry's
-// secret is shown to the caller this once. Errors besides are those of
-// webhooks.Registry.Create; errors.Is(err, webhooks.ErrUnavailable) when Kafka or
-// the leader could not be asked.
+// Create registers a webhook. Its topics must exist (*TopicError) and must not be
+// the registry's (*webhooks.ValidationError), its group must be free
+// (webhooks.ErrGroupInUse), and its start is pinned before it is written, so that a
+// record produced after Create returned is delivered. The entry's secret is shown
+// to the caller this once. Errors besides are those of webhooks.Registry.Create;
+// errors.Is(err, webhooks.ErrUnavailable) when Kafka or the leader could not be
+// asked.
 func (m *Manager) Create(ctx context.Context, w webhooks.Webhook) (webhooks.Entry, error) {
 	c, err := lead(ctx, m, operationCreate, w, func(ctx context.Context) (change, error) { return m.create(ctx, w) })
 	if err != nil {
@@ -183,7 +184,24 @@ func deref(d webhooks.DeadLetter) webhooks.DeadLetter {
 }
 
 // checkTopics describes the webhook's topics; its dead letter topic must exist, too.
+// None of them may be the registry's (*webhooks.ValidationError): what is in there is
+// nobody else's business, and a dead letter would be a write past its leader's fence.
 func (m *Manager) checkTopics(ctx context.Context, w webhooks.Webhook) (map[string]topicInfo, error) {
+	var fields []webhooks.FieldError
+	refuse := func(pointer, topic string) {
+		if topic == m.cfg.RegistryTopic {
+			fields = append(fields, webhooks.FieldError{Pointer: pointer, Detail: "must not be the topic in which the gateway keeps its webhooks"})
+		}
+	}
+	for i, topic := range w.Topics {
+		refuse(fmt.Sprintf("/topics/%d", i), topic)
+	}
+	if w.DeadLetter.Topic != nil {
+		refuse("/dead_letter/topic", *w.DeadLetter.Topic)
+	}
+	if fields != nil {
+		return nil, &webhooks.ValidationError{Fields: fields}
+	}
 	topics, err := m.cluster.resolve(ctx, w)
 	if err == nil && w.DeadLetter.Topic != nil {
 		_, err = m.cluster.topics(ctx, []string{*w.DeadLetter.Topic})

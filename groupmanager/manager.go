@@ -42,8 +42,8 @@ type Config struct {
 	// them what this replica does for others. Default: none, this one leads always.
 	Peers Peers
 
-	// RegistryTopic is matched by no pattern of topics. Topics whose names begin
-	// with __ are not either.
+	// RegistryTopic is matched by no pattern of topics, and no webhook may name it.
+	// Topics whose names begin with __ are matched by none either.
 	RegistryTopic string
 
 	AckURL    string // told to receivers

@@ -13,6 +13,7 @@ import (
 	"github.com/kpush/kpush/groupmanager"
 	"github.com/kpush/kpush/internal/gatewaytest"
 	"github.com/kpush/kpush/webhooks"
+	"github.com/kpush/kpush/webhooks/kafkastore"
 )
 
 // patience is how long a test waits for what must come.
@@ -58,6 +59,10 @@ func TestRegisteringIsRefused(t *testing.T) {
 	var missing *groupmanager.TopicError
 	if _, err := h.Create(t.Context(), h.spec(t, "x", "nowhere")); !errors.As(err, &missing) || missing.Topic != "nowhere" {
 		t.Errorf("a topic that does not exist: %v, want a TopicError", err)
+	}
+	var invalid *webhooks.ValidationError
+	if _, err := h.Create(t.Context(), h.spec(t, "x", kafkastore.DefaultTopic)); !errors.As(err, &invalid) || invalid.Fields[0].Pointer != "/topics/0" {
+		t.Errorf("the registry's topic: %v, want a ValidationError about /topics/0", err)
 	}
 	if _, err := h.Create(t.Context(), h.spec(t, "first", "orders")); !errors.Is(err, webhooks.ErrExists) {
 		t.Errorf("the same id again: %v, want ErrExists", err)

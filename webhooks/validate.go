@@ -213,8 +213,8 @@ func checkPattern(c *complaints, pointer, pattern string) {
 	}
 }
 
-// InternalPrefix begins the names of topics that no pattern chooses: Kafka's own,
-// and ours.
+// InternalPrefix begins the names of topics that no pattern chooses and no dead
+// letter goes to: Kafka's own, and ours.
 const InternalPrefix = "__"
 
 // Chooses tells whether a topic is one of the webhook's. A pattern that is too long
@@ -327,6 +327,9 @@ func (w *Webhook) checkExhausted(c *complaints) {
 	switch {
 	case topic != nil:
 		checkTopic(c, pointer, *topic)
+		if strings.HasPrefix(*topic, InternalPrefix) {
+			c.add(pointer, "must not begin with %s: what Kafka and the gateway keep there would be damaged", InternalPrefix)
+		}
 		if w.Chooses(*topic) {
 			c.add(pointer, "must not be one of topics, nor match their pattern: dead letters would be delivered again")
 		}

@@ -219,6 +219,8 @@ func TestRules(t *testing.T) {
 		"lifecycle calls to a relative url": {func(w *Webhook) { w.Lifecycle = &Lifecycle{URL: "/l"} }, []string{"/lifecycle/url"}},
 		"lifecycle calls with a password":   {func(w *Webhook) { w.Lifecycle = &Lifecycle{URL: "https://a:b@c/"} }, []string{"/lifecycle/url"}},
 		"dead letters to no legal topic":    {func(w *Webhook) { w.DeadLetter.Topic = topic("a b") }, []string{"/dead_letter/topic"}},
+		"dead letters into the registry":    {func(w *Webhook) { w.DeadLetter.Topic = topic("__kpush_registry") }, []string{"/dead_letter/topic"}},
+		"dead letters among Kafka's own":    {func(w *Webhook) { w.DeadLetter.Topic = topic("__consumer_offsets") }, []string{"/dead_letter/topic"}},
 		"dead letters": {func(w *Webhook) {
 			w.OnExhausted, w.DeadLetter.Topic = OnExhaustedDeadLetter, topic("orders.dead")
 		}, nil},
