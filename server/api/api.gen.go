@@ -318,7 +318,7 @@ type AttemptError struct {
 
 	// Code A stable word.
 	//
-	// Examples: http_status
+	// Examples: http_500
 	Code string `json:"code"`
 
 	// Status The HTTP status; null when none was read.

@@ -23,6 +23,20 @@ func TestOpenAPIIsValid(t *testing.T) {
 	}
 }
 
+// TestOpenAPIAgreesWithItself about the length of a group's name: a client that was
+// generated from it could not ack for a group that it could give to a webhook.
+func TestOpenAPIAgreesWithItself(t *testing.T) {
+	doc, err := openapi3.NewLoader().LoadFromData(kpush.OpenAPI)
+	if err != nil {
+		t.Fatalf("loading openapi.yaml: %v", err)
+	}
+	schemas := doc.Components.Schemas
+	want, got := schemas["GroupID"].Value.MaxLength, schemas["AckByFields"].Value.Properties["group_id"].Value.MaxLength
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the longest group_id of an ack is not that of a webhook (-want +got):\n%s", diff)
+	}
+}
+
 // TestGeneratedCodeIsCurrent runs the generator into another folder and
 // compares; "go generate ./server/api" brings the two together.
 func TestGeneratedCodeIsCurrent(t *testing.T) {
