@@ -49,7 +49,9 @@ type KafkaConfig struct {
 	Brokers []string `koanf:"brokers" usage:"brokers to start from, as host:port"`
 
 	// Properties go to librdkafka as they are (SASL, TLS, timeouts), except those
-	// the gateway owns, which are refused by name.
+	// the gateway owns, which are refused by name. A variable is cut at its commas;
+	// a file that KPUSH_KAFKA_PROPERTIES_FILE names has a pair a line instead, so
+	// that a value may have commas, as passwords do.
 	Properties map[string]string `koanf:"properties" usage:"librdkafka properties, as name=value"`
 
 	// GroupProtocol is classic, or consumer for KIP-848, a preview in the client.

@@ -92,6 +92,14 @@ func TestLayers(t *testing.T) {
 				}
 			},
 		},
+		"librdkafka's properties come from a file, where values have commas and equals signs": {
+			yaml: "kafka:\n  properties: {client.rack: a, session.timeout.ms: 6000}\n",
+			environ: []string{"KPUSH_KAFKA_PROPERTIES_FILE=" + write(t, "properties",
+				"# a comment\n\nsasl.password = a,b=c# d \r\nsession.timeout.ms=7000\n")},
+			change: func(c *Config) {
+				c.Kafka.Properties = map[string]string{"client.rack": "a", "sasl.password": "a,b=c# d", "session.timeout.ms": "7000"}
+			},
+		},
 		"an empty variable is not set": {
 			environ: []string{"KPUSH_KAFKA_BROKERS=", "KPUSH_API_ADMIN_TOKEN_FILE="},
 			change:  func(*Config) {},
@@ -195,6 +203,8 @@ func TestRefused(t *testing.T) {
 		"a secret's file that is not there": {environ: []string{"KPUSH_SECRET_KEY_FILE=/no/such/file"}, want: []string{"KPUSH_SECRET_KEY_FILE", "/no/such/file"}},
 		"a flag's file that is not there":   {args: []string{"--secret-key-file", "/no/such/file"}, want: []string{"--secret-key-file", "/no/such/file"}},
 		"pairs that are none":               {environ: []string{"KPUSH_KAFKA_PROPERTIES=debug"}, want: []string{"KPUSH_KAFKA_PROPERTIES", "name=value"}},
+		"properties twice":                  {environ: []string{"KPUSH_KAFKA_PROPERTIES=debug=all", "KPUSH_KAFKA_PROPERTIES_FILE=/x"}, want: []string{"KPUSH_KAFKA_PROPERTIES and KPUSH_KAFKA_PROPERTIES_FILE are both set"}},
+		"a properties file with no pairs":   {environ: []string{"KPUSH_KAFKA_PROPERTIES_FILE=" + write(t, "properties", "a.b=c\ndebug\n")}, want: []string{"KPUSH_KAFKA_PROPERTIES_FILE: pair 2 of 2 is not name=value"}},
 		"a configuration that is not there": {args: []string{"--config", "/no/such.yaml"}, want: []string{"/no/such.yaml"}},
 		"an address without a port":         {args: []string{"--api-listen", "localhost"}, want: []string{"api.listen"}},
 		"a public URL that is none":         {args: []string{"--api-public-url", "gw.example.com"}, want: []string{"api.public_url"}},
@@ -261,6 +271,22 @@ func TestErrorsKeepSecrets(t *testing.T) {
 	_, err := load(t, []string{"KPUSH_SECRET_KEY=hunter2"})
 	if err == nil || !strings.Contains(err.Error(), "secret_key") || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("error = %v, want one that names secret_key and not its value", err)
+	}
+}
+
+// TestErrorsKeepPasswordsWithCommas: what was behind the comma of a password is no
+// pair, and was told to whoever reads the log of a start that failed.
+func TestErrorsKeepPasswordsWithCommas(t *testing.T) {
+	properties := write(t, "properties", "sasl.username=me\nhunter2\n")
+	for _, environ := range []string{
+		"KPUSH_KAFKA_PROPERTIES=sasl.password=ab,hunter2",
+		"KPUSH_KAFKA_PROPERTIES=sasl.password=ab,Hunter2=,sasl.username=me",
+		"KPUSH_KAFKA_PROPERTIES_FILE=" + properties,
+	} {
+		_, err := load(t, []string{environ})
+		if err == nil || strings.Contains(strings.ToLower(err.Error()), "hunter2") || !strings.Contains(err.Error(), "KPUSH_KAFKA_PROPERTIES_FILE") {
+			t.Errorf("%s: error = %v, want one that says where to put such a value and not what it is", environ, err)
+		}
 	}
 }
 

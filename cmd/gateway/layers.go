@@ -155,9 +155,9 @@ func readEnvironment(env map[string]string) (map[string]any, error) {
 	var errs []error
 	for _, s := range settingsOf(new(Config)) {
 		known[s.env()] = true
-		text := env[s.env()]
-		if s.secret {
-			fileEnv := s.env() + fileSuffix
+		fileEnv := s.env() + fileSuffix
+		text, source, split := env[s.env()], s.env(), splitList
+		if s.fromFile() {
 			known[fileEnv] = true
 			if file := env[fileEnv]; file != "" && text != "" {
 				errs = append(errs, fmt.Errorf("environment: %s and %s are both set", s.env(), fileEnv))
@@ -166,6 +166,7 @@ func readEnvironment(env map[string]string) (map[string]any, error) {
 				if text, err = readSecretFile(file); err != nil {
 					errs = append(errs, fmt.Errorf("%s: %w", fileEnv, err))
 				}
+				source, split = fileEnv, splitLines
 			}
 		}
 		if text == "" {
@@ -176,9 +177,9 @@ func readEnvironment(env map[string]string) (map[string]any, error) {
 			values[path] = text
 			continue
 		}
-		pairs, err := splitPairs(text)
+		pairs, err := readPairs(split(text))
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", s.env(), err))
+			errs = append(errs, fmt.Errorf("%s: %w; values with commas go into %s, a pair a line", source, err, fileEnv))
 		}
 		values[path] = pairs
 	}
@@ -203,15 +204,30 @@ func readSecretFile(name string) (string, error) {
 	return value, nil
 }
 
-// splitPairs reads "a=1,b=2".
-func splitPairs(text string) (map[string]any, error) {
-	pairs := map[string]any{}
-	for _, item := range splitList(text) {
-		name, value, ok := strings.Cut(item, "=")
-		if !ok {
-			return nil, fmt.Errorf("%q is not name=value", item)
+// splitLines cuts at line ends, and drops empty lines and those that begin with #.
+func splitLines(text string) []string {
+	list := []string{}
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
+			list = append(list, line)
 		}
-		pairs[strings.TrimSpace(name)] = strings.TrimSpace(value)
+	}
+	return list
+}
+
+// propertyName is what librdkafka's names look like.
+var propertyName = regexp.MustCompile(`^[a-z][a-z0-9._]*$`)
+
+// readPairs reads items of name=value. What is none is not repeated in the error:
+// it may be the piece of a password that was behind a comma.
+func readPairs(items []string) (map[string]any, error) {
+	pairs := map[string]any{}
+	for i, item := range items {
+		name, value, ok := strings.Cut(item, "=")
+		if name = strings.TrimSpace(name); !ok || !propertyName.MatchString(name) {
+			return nil, fmt.Errorf("pair %d of %d is not name=value", i+1, len(items))
+		}
+		pairs[name] = strings.TrimSpace(value)
 	}
 	return pairs, nil
 }

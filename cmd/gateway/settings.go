@@ -11,7 +11,7 @@ import (
 // envPrefix begins the name of every environment variable of the gateway.
 const envPrefix = "KPUSH_"
 
-// fileSuffix ends the variable that names a file with a secret in it.
+// fileSuffix ends the variable that names a file with secrets in it.
 const fileSuffix = "_FILE"
 
 // delimiter joins the levels of a key in koanf. It is not the dot, since names of
@@ -31,6 +31,10 @@ func (s setting) key() string { return strings.Join(s.path, ".") }
 
 // env is its environment variable: KPUSH_KAFKA_BROKERS.
 func (s setting) env() string { return envPrefix + strings.ToUpper(strings.Join(s.path, "_")) }
+
+// fromFile tells whether its variable has a twin that names a file: it is a secret,
+// or has secrets among its values.
+func (s setting) fromFile() bool { return s.secret || s.value.Kind() == reflect.Map }
 
 // flag is its flag: kafka-brokers. A secret has no flag, since everybody on the
 // machine can read a command line, but one that names a file.
