@@ -123,24 +123,30 @@ func TestARegistryIsLedOnceItHasBeenRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newMemory()
 		r := NewRegistry(log.open(), ring(t, testKey(1)), slog.New(slog.DiscardHandler))
-		ctx, cancel := context.WithCancel(t.Context())
+		// Each has a context of its own: a leadership whose reading ends first fails.
+		leading, resign := context.WithCancel(t.Context())
+		reading, halt := context.WithCancel(t.Context())
 		led, read := make(chan error, 1), make(chan error, 1)
-		go func() { led <- r.Lead(ctx) }()
+		go func() { led <- r.Lead(leading) }()
 		synctest.Wait()
 		if log.epoch != 0 {
 			t.Error("it took the log over before it had read it")
 		}
-		go func() { read <- r.Run(ctx) }()
+		go func() { read <- r.Run(reading) }()
 		synctest.Wait()
 		if err := r.Confirm(t.Context()); err != nil {
 			t.Errorf("Confirm: %v", err)
 		}
-		if err := r.Lead(ctx); err == nil {
+		if err := r.Lead(leading); err == nil {
 			t.Error("a second Lead at the same time ended with nil")
 		}
-		cancel()
-		if err := errors.Join(<-led, <-read); err != nil {
-			t.Errorf("Lead and Run ended with %v, want nil", err)
+		resign()
+		if err := <-led; err != nil {
+			t.Errorf("Lead ended with %v, want nil", err)
+		}
+		halt()
+		if err := <-read; err != nil {
+			t.Errorf("Run ended with %v, want nil", err)
 		}
 	})
 }
