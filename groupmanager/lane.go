@@ -142,10 +142,15 @@ func runsOf(b *records.Batch) []acker.Run {
 	return runs
 }
 
-// sendDue starts every delivery whose time has come and whose turn it is.
+// full tells whether as many requests are under way as may be. Halves of a delivery
+// that was too large are more than there was room for, so some may have to wait.
+func (l *lane) full() bool { return l.inFlight >= l.webhook.MaxInFlight }
+
+// sendDue starts every delivery whose time has come and whose turn it is, while the
+// lane is not full.
 func (l *lane) sendDue(now time.Time) {
 	for i, o := range l.open {
-		if l.ordered() && i > 0 {
+		if l.full() || l.ordered() && i > 0 {
 			return
 		}
 		if o.inFlight || now.Before(o.due) {
@@ -336,9 +341,10 @@ func (l *lane) expire(now time.Time) {
 }
 
 // wakeAt is when expire or tell has something to do, or, unless nothing may
-// start, sendDue; zero for never.
+// start, sendDue; zero for never. A full lane is woken by a result.
 func (l *lane) wakeAt(held bool) time.Time {
 	at := l.progress.due
+	held = held || l.full()
 	for i, o := range l.open {
 		switch {
 		case o.inFlight:

@@ -3,6 +3,7 @@ package groupmanager
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -94,6 +95,79 @@ func TestTooLargeIsCutInHalfUntilItFits(t *testing.T) {
 		r.start(t)
 		r.wantRequests(t, [2]int64{0, 4}, [2]int64{0, 1}, [2]int64{2, 4}, [2]int64{2, 2}, [2]int64{3, 4})
 		r.wantSafe(t, 5)
+	})
+}
+
+// Halves are more deliveries than there was room for. Started all at once they were
+// more than there are senders: with the results of the first still to be taken, the
+// partition waited for a sender and the sender for the partition.
+func TestHalvesWaitForTheirTurn(t *testing.T) {
+	for _, inFlight := range []int{1, 2} {
+		alone := func(under *atomic.Int32) func(context.Context, request) delivery.Result {
+			return func(ctx context.Context, q request) delivery.Result {
+				if n := under.Add(1); n > int32(inFlight) {
+					t.Errorf("%d requests under way, want at most %d", n, inFlight)
+				}
+				defer under.Add(-1)
+				time.Sleep(time.Second)
+				if q.last > q.first {
+					return delivery.Result{Verdict: delivery.TooLarge, Status: 413, Code: "http_413"}
+				}
+				return acked(ctx, q)
+			}
+		}
+		eight := func(w *webhooks.Webhook) { w.Batch.MaxRecords = 8 }
+		t.Run(fmt.Sprintf("max_in_flight %d", inFlight), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				r := newRig(t, alone(new(atomic.Int32)), unordered(inFlight), eight)
+				r.queue.put(0, 1, 2, 3, 4, 5, 6, 7)
+				r.start(t)
+				time.Sleep(time.Minute)
+				r.wantSafe(t, 8)
+				if n := len(r.receiver.seen()); n != 15 { // 1 of eight, 2 of four, 4 of two, 8 alone
+					t.Errorf("%d requests, want 15", n)
+				}
+			})
+		})
+		t.Run(fmt.Sprintf("max_in_flight %d, and a revoke among them", inFlight), func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				r := newRig(t, alone(new(atomic.Int32)), unordered(inFlight), eight)
+				r.queue.put(0, 1, 2, 3, 4, 5, 6, 7)
+				r.start(t)
+				time.Sleep(2500 * time.Millisecond) // some of the second halving are under way
+				start := time.Now()
+				r.revoke(context.Canceled)
+				<-r.done
+				if took := time.Since(start); took >= time.Second {
+					t.Errorf("drained in %v, want as soon as those under way have ended", took)
+				}
+			})
+		})
+	}
+}
+
+// A delivery that is due and has no place is nothing to wake up for: the timer would
+// fire again and again until a request ends.
+func TestAFullLaneWakesForNothingThatIsDue(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, func(ctx context.Context, q request) delivery.Result {
+			switch {
+			case q.last > q.first:
+				return delivery.Result{Verdict: delivery.TooLarge, Status: 413, Code: "http_413"}
+			case q.first == 0:
+				return refused(ctx, q)
+			}
+			return hung(ctx, q)
+		}, unordered(1), func(w *webhooks.Webhook) {
+			w.Batch.MaxRecords, w.Retry.InitialBackoffMs, w.Retry.MaxBackoffMs = 2, 3_600_000, 3_600_000
+		})
+		r.queue.put(0, 1)
+		r.start(t)
+		time.Sleep(noteInterval) // and the failure is told
+		r.wantRequests(t, [2]int64{0, 1}, [2]int64{0, 0}, [2]int64{1, 1})
+		if at := r.lane.wakeAt(false); !at.IsZero() {
+			t.Errorf("wakes at %v, want not before the request under way has ended", at)
+		}
 	})
 }
 
