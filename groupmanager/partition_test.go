@@ -313,6 +313,42 @@ func TestGoneIsToldAndNothingMoreIsSent(t *testing.T) {
 	})
 }
 
+// The last attempt that the policy allows is answered 410: that the receiver has gone
+// is no reason to give records up, and they are there when the webhook is resumed.
+func TestGoneKeepsWhatItsPolicyWouldGiveUp(t *testing.T) {
+	for _, policy := range []string{webhooks.OnExhaustedSkip, webhooks.OnExhaustedDeadLetter} {
+		t.Run(policy, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				var back atomic.Bool
+				r := newRig(t, func(ctx context.Context, q request) delivery.Result {
+					if back.Load() {
+						return acked(ctx, q)
+					}
+					return delivery.Result{Verdict: delivery.Gone, Status: 410, Code: "http_410"}
+				}, func(w *webhooks.Webhook) {
+					topic := "dead"
+					w.OnExhausted, w.Retry.MaxAttempts, w.DeadLetter.Topic = policy, 1, &topic
+				})
+				r.queue.put(0)
+				r.start(t)
+				time.Sleep(time.Hour)
+				r.wantSafe(t, 0)
+				if s, _ := r.inspect(t.Context()); s.LastError == nil || s.LastError.Status != 410 || s.Attempt != 1 {
+					t.Errorf("status %+v, want the 410 and its attempt shown", s)
+				}
+				back.Store(true)
+				r.paused.Store(false)
+				r.nudge()
+				r.wantRequests(t, [2]int64{0, 0}, [2]int64{0, 0})
+				r.wantSafe(t, 1)
+				if n := len(r.letters.written); n > 0 {
+					t.Errorf("%d dead letters, want none", n)
+				}
+			})
+		})
+	}
+}
+
 func TestAQuietPartitionFollowsThePositionOverMarkers(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, acked)

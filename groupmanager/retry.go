@@ -27,16 +27,18 @@ func (l *lane) failed(o *outgoing, r delivery.Result) {
 	if !l.ledger.Fail(o.book) {
 		return // acked or nacked meanwhile: this failure is moot
 	}
-	l.retry(o, r.At, r.RetryAfter)
+	l.retry(o, r)
 }
 
-// retry plans what comes after a failed attempt, whoever called it failed.
-func (l *lane) retry(o *outgoing, now time.Time, retryAfter time.Duration) {
+// retry plans what comes after a failed attempt, whoever called it failed. That the
+// receiver has gone says nothing about the records: the webhook is disabled and they
+// are kept, however many attempts there were.
+func (l *lane) retry(o *outgoing, r delivery.Result) {
 	o.deadline = time.Time{}
 	l.streak = 0
 	n := o.book.Attempts()
-	wait := delivery.Backoff(l.webhook.Retry, n, retryAfter, rand.Float64())
-	if l.exhausted(o, now) {
+	wait := delivery.Backoff(l.webhook.Retry, n, r.RetryAfter, rand.Float64())
+	if r.Verdict != delivery.Gone && l.exhausted(o, r.At) {
 		switch l.webhook.OnExhausted {
 		case webhooks.OnExhaustedSkip:
 			l.skip(o)
@@ -48,7 +50,7 @@ func (l *lane) retry(o *outgoing, now time.Time, retryAfter time.Duration) {
 			wait = time.Duration(l.webhook.Retry.MaxBackoffMs) * time.Millisecond
 		}
 	}
-	o.due = now.Add(wait)
+	o.due = r.At.Add(wait)
 	l.logger.Log(context.Background(), levelOfAttempt(n), "attempt failed",
 		"topic", l.tenure.topic, "partition", l.tenure.partition, "delivery_id", o.id,
 		"first_offset", o.book.First(), "last_offset", o.book.Last(), "attempt", n,

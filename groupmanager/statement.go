@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/kpush/kpush/acker"
+	"github.com/kpush/kpush/webhooks/delivery"
 )
 
 // ask is a receiver's statement on its way to a lane. The reply has one slot, so
@@ -73,7 +74,7 @@ func (l *lane) touched(books []*acker.Delivery) []*outgoing {
 func (l *lane) nacked(o *outgoing, now time.Time, delay time.Duration, status int) {
 	o.code, o.status = "nacked", status
 	l.last = &AttemptError{Code: o.code, Status: status, At: now}
-	l.retry(o, now, 0)
+	l.retry(o, delivery.Result{Verdict: delivery.Failed, At: now})
 	if delay > 0 && !o.exhaust && o.book.State() == acker.Nacked {
 		o.due = now.Add(min(delay, l.webhook.Ack.MaxTimeout()))
 	}
