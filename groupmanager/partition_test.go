@@ -83,6 +83,23 @@ func TestAFailureHoldsThePartitionAndIsTriedAgain(t *testing.T) {
 	})
 }
 
+// The next attempt was told as a pointer to the lane's own time, which the lane wrote
+// while another goroutine made JSON of it.
+func TestAStatusIsAPictureOfItsMoment(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, refused)
+		r.queue.put(0)
+		r.start(t)
+		synctest.Wait()
+		s, _ := r.inspect(t.Context())
+		told := *s.NextAttemptAt
+		time.Sleep(time.Minute)
+		if synctest.Wait(); !s.NextAttemptAt.Equal(told) {
+			t.Errorf("next attempt at %v in a status that said %v a minute ago", s.NextAttemptAt, told)
+		}
+	})
+}
+
 func TestTooLargeIsCutInHalfUntilItFits(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, func(ctx context.Context, q request) delivery.Result {

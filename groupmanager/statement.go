@@ -123,7 +123,7 @@ func (l *lane) status(paused bool) PartitionStatus {
 			s.State = PartitionBlocked
 		}
 		if !o.inFlight && !o.due.IsZero() && o.book.State() != acker.Leased {
-			s.NextAttemptAt = &o.due
+			s.NextAttemptAt = new(o.due)
 		}
 	}
 	if l.inFlight > 0 && s.State == PartitionIdle {
