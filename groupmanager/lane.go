@@ -254,18 +254,15 @@ func whole(d *acker.Delivery) acker.Statement {
 	return acker.Statement{Outcome: acker.Ack, First: d.First(), Last: d.Last(), UpTo: d.Last()}
 }
 
-// leased waits for the ack that the receiver promised.
+// leased waits for the ack that the receiver promised, never shorter than usual: an
+// extend before the response was counted from then, and its time may be over.
 func (l *lane) leased(o *outgoing, at time.Time) {
 	if !l.ledger.Lease(o.book) {
 		return // an ack or a nack came before the response
 	}
 	o.answered = at
-	limit := at.Add(l.webhook.Ack.MaxTimeout())
-	if o.deadline.IsZero() { // no extend came before the response
-		o.deadline = at.Add(l.webhook.Ack.Timeout())
-	}
-	if o.deadline.After(limit) {
-		o.deadline = limit
+	if usual := at.Add(l.webhook.Ack.Timeout()); o.deadline.Before(usual) {
+		o.deadline = usual // else an extend came before the response
 	}
 }
 
@@ -295,8 +292,8 @@ func (l *lane) stated(o *outgoing, r delivery.Result) {
 	case acker.Nack:
 		l.nacked(o, r.At, r.Ack.Delay, r.Status)
 	case acker.Extend:
-		o.deadline = r.At.Add(r.Ack.Extend)
 		l.leased(o, r.At)
+		l.extended(o, r.At, r.Ack.Extend)
 	default:
 		l.shrunk(answer.Touched)
 		if s.UpTo < last {

@@ -44,7 +44,7 @@ func (l *lane) state(a ask) {
 			}
 		case acker.Extend:
 			for _, o := range l.touched(answer.Touched) {
-				r.deadline = l.extended(o, now, a.extend)
+				r.deadline = earlier(r.deadline, l.extended(o, now, a.extend))
 			}
 		default:
 			l.shrunk(answer.Touched)
@@ -80,12 +80,14 @@ func (l *lane) nacked(o *outgoing, now time.Time, delay time.Duration, status in
 	}
 }
 
-// extended moves a lease's deadline; before the response it is kept for it.
+// extended moves a lease's deadline; before the response it is kept for it. What is
+// told stands: the response comes later, so its limit does, too.
 func (l *lane) extended(o *outgoing, now time.Time, by time.Duration) time.Time {
-	o.deadline = now.Add(by)
-	if limit := o.answered.Add(l.webhook.Ack.MaxTimeout()); !o.answered.IsZero() && o.deadline.After(limit) {
-		o.deadline = limit
+	answered := o.answered
+	if answered.IsZero() {
+		answered = now
 	}
+	o.deadline = earlier(now.Add(by), answered.Add(l.webhook.Ack.MaxTimeout()))
 	return o.deadline
 }
 

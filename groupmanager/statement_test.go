@@ -65,6 +65,60 @@ func TestAnExtendMovesTheDeadlineUpToItsLimit(t *testing.T) {
 	})
 }
 
+// The deadline told before the response was cut to its limit only once the response
+// was there; and an extend shorter than the usual time was over when the 202 was read,
+// so that the attempt failed at once.
+func TestAnExtendBeforeTheResponse(t *testing.T) {
+	for _, test := range []struct {
+		claim    string
+		extend   time.Duration
+		told     time.Duration // from the extend
+		deadline time.Duration // from the extend; the response comes 3 s after it
+	}{
+		{"that is longer than the limit is told as long as it is kept", time.Hour, time.Minute, time.Minute},
+		{"that is longer than usual stands", 50 * time.Second, 50 * time.Second, 50 * time.Second},
+		{"that ends before the response leaves the usual time", time.Second, time.Second, 33 * time.Second},
+		{"that is shorter than usual does not shorten it", 10 * time.Second, 10 * time.Second, 33 * time.Second},
+	} {
+		t.Run(test.claim, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				r := newRig(t, func(ctx context.Context, q request) delivery.Result {
+					time.Sleep(3 * time.Second)
+					return received(ctx, q)
+				}, func(w *webhooks.Webhook) { w.Ack.MaxTimeoutMs = 60_000 })
+				r.queue.put(0)
+				r.start(t)
+				synctest.Wait()
+				start := time.Now()
+				back := r.tell(t, ask{statement: acker.Statement{Outcome: acker.Extend, First: 0, Last: 0, UpTo: 0}, extend: test.extend})
+				if got := back.deadline.Sub(start); back.err != nil || got != test.told {
+					t.Errorf("told %v (%v), want %v", got, back.err, test.told)
+				}
+				time.Sleep(test.deadline - time.Millisecond)
+				r.wantRequests(t, [2]int64{0, 0})
+				time.Sleep(time.Second)
+				r.wantRequests(t, [2]int64{0, 0}, [2]int64{0, 0})
+			})
+		})
+	}
+}
+
+func TestAnInlineExtendIsFromTheResponse(t *testing.T) {
+	for asked, want := range map[time.Duration]time.Duration{time.Second: time.Second, 50 * time.Second: 50 * time.Second, time.Hour: time.Minute} {
+		bubble(t, func(t *testing.T) {
+			r := newRig(t, func(context.Context, request) delivery.Result {
+				return delivery.Result{Verdict: delivery.Stated, Status: 200, Ack: &delivery.Ack{Outcome: "extend", Extend: asked}}
+			}, func(w *webhooks.Webhook) { w.Ack.MaxTimeoutMs = 60_000 })
+			r.queue.put(0)
+			r.start(t)
+			time.Sleep(want - time.Millisecond)
+			r.wantRequests(t, [2]int64{0, 0})
+			time.Sleep(time.Second)
+			r.wantRequests(t, [2]int64{0, 0}, [2]int64{0, 0})
+		})
+	}
+}
+
 func TestAnAckBeforeTheResponseCountsAndNothingNewIsSentMeanwhile(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		respond := make(chan struct{})
