@@ -79,6 +79,7 @@ type outgoing struct {
 	from     int // first record of batch that is not settled
 	msg      *delivery.Message
 	id       string
+	sent     acker.Run // bounds of the last attempt
 	inFlight bool
 	stale    bool      // msg no longer fits the open records
 	due      time.Time // of the next attempt
@@ -178,11 +179,12 @@ func (l *lane) start(o *outgoing, now time.Time) {
 	generation := l.generation()
 	n := l.ledger.Send(o.book, now)
 	o.deadline, o.answered = time.Time{}, time.Time{}
+	o.sent = acker.Run{First: o.book.First(), Last: o.book.Last()}
 	l.token = l.tokens.Append(l.token[:0], &acker.Token{
 		Tenant: l.webhook.Tenant, Webhook: l.webhook.ID,
 		Topic: l.tenure.topic, Partition: l.tenure.partition,
 		Generation: generation, Tenure: l.tenure.id,
-		First: o.book.First(), Last: o.book.Last(), Attempt: int32(min(n, 1<<30)),
+		First: o.sent.First, Last: o.sent.Last, Attempt: int32(min(n, 1<<30)),
 		Owner: l.owner,
 	})
 	from := o.first()
@@ -266,9 +268,10 @@ func (l *lane) leased(o *outgoing, at time.Time) {
 	}
 }
 
-// stated counts an inline ack.
+// stated counts an inline ack. It is about what was sent: the head may have been
+// acked by POST /ack meanwhile, and this may say so again.
 func (l *lane) stated(o *outgoing, r delivery.Result) {
-	s := whole(o.book)
+	s := acker.Statement{Outcome: acker.Ack, First: o.sent.First, Last: o.sent.Last, UpTo: o.sent.Last}
 	switch r.Ack.Outcome {
 	case "nack":
 		s.Outcome = acker.Nack
@@ -279,7 +282,6 @@ func (l *lane) stated(o *outgoing, r delivery.Result) {
 			s.UpTo = *r.Ack.UpToOffset
 		}
 	}
-	last := o.book.Last()
 	answer, err := l.ledger.Apply(s)
 	if err != nil {
 		if o.book.State() == acker.Sent { // an offset that is not of this delivery
@@ -296,7 +298,7 @@ func (l *lane) stated(o *outgoing, r delivery.Result) {
 		l.extended(o, r.At, r.Ack.Extend)
 	default:
 		l.shrunk(answer.Touched)
-		if s.UpTo < last {
+		if s.UpTo < s.Last {
 			l.leased(o, r.At)
 		}
 	}

@@ -119,6 +119,68 @@ func TestAnInlineExtendIsFromTheResponse(t *testing.T) {
 	}
 }
 
+// The receiver acks the head by POST /ack and says the same, or less, in its answer:
+// nothing is malformed about it, and the rest is leased.
+func TestAnInlineAckMayRepeatOneBeforeTheResponse(t *testing.T) {
+	for _, test := range []struct {
+		claim  string
+		posted int64
+		inline *int64
+		safe   int64
+		rest   []int64 // first and last of what comes again; none if all is acked
+	}{
+		{"the same head", 1, new(int64(1)), 2, []int64{2, 3}},
+		{"less of it", 1, new(int64(0)), 2, []int64{2, 3}},
+		{"more of it", 1, new(int64(2)), 3, []int64{3, 3}},
+		{"all of it", 1, nil, 4, nil},
+		{"the head of what was acked whole", 3, new(int64(1)), 4, nil},
+	} {
+		t.Run(test.claim, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				r := newRig(t, func(ctx context.Context, q request) delivery.Result {
+					if q.Number > 1 {
+						return acked(ctx, q)
+					}
+					time.Sleep(time.Second)
+					return delivery.Result{Verdict: delivery.Stated, Status: 200, Ack: &delivery.Ack{UpToOffset: test.inline}}
+				})
+				r.queue.put(0, 1, 2, 3)
+				r.start(t)
+				synctest.Wait()
+				r.tell(t, ask{statement: acker.Statement{First: 0, Last: 3, UpTo: test.posted}})
+				time.Sleep(time.Second)
+				r.wantSafe(t, test.safe)
+				if s, _ := r.inspect(t.Context()); s.LastError != nil || test.rest != nil && s.State != PartitionWaitingAck {
+					t.Errorf("status %+v, want no error and the rest leased", s)
+				}
+				time.Sleep(time.Minute)
+				want := [][2]int64{{0, 3}}
+				if test.rest != nil {
+					want = append(want, [2]int64(test.rest))
+				}
+				r.wantRequests(t, want...)
+			})
+		})
+	}
+}
+
+func TestAnInlineAckOfAnotherDeliveryIsMalformed(t *testing.T) {
+	for _, offset := range []int64{-1, 1, 4} {
+		bubble(t, func(t *testing.T) {
+			r := newRig(t, func(context.Context, request) delivery.Result {
+				return delivery.Result{Verdict: delivery.Stated, Status: 200, Ack: &delivery.Ack{UpToOffset: &offset}}
+			})
+			r.queue.put(2, 3)
+			r.start(t)
+			synctest.Wait()
+			if s, _ := r.inspect(t.Context()); s.LastError == nil || s.LastError.Code != "ack_malformed" {
+				t.Errorf("up to %d of 2-3: status %+v, want ack_malformed", offset, s)
+			}
+			r.wantSafe(t, 2)
+		})
+	}
+}
+
 func TestAnAckBeforeTheResponseCountsAndNothingNewIsSentMeanwhile(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		respond := make(chan struct{})
