@@ -292,7 +292,9 @@ func (l *lane) stated(o *outgoing, r delivery.Result) {
 	}
 	switch s.Outcome {
 	case acker.Nack:
-		l.nacked(o, r.At, r.Ack.Delay, r.Status)
+		if !answer.Repeat {
+			l.nacked(o, r.At, r.Ack.Delay, r.Status)
+		}
 	case acker.Extend:
 		l.leased(o, r.At)
 		l.extended(o, r.At, r.Ack.Extend)

@@ -164,6 +164,26 @@ func TestAnInlineAckMayRepeatOneBeforeTheResponse(t *testing.T) {
 	}
 }
 
+func TestAnInlineNackRepeatsOneBeforeTheResponse(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, func(ctx context.Context, q request) delivery.Result {
+			if q.Number > 1 {
+				return acked(ctx, q)
+			}
+			time.Sleep(time.Second)
+			return delivery.Result{Verdict: delivery.Stated, Status: 200, Ack: &delivery.Ack{Outcome: "nack", Delay: time.Minute}}
+		})
+		r.queue.put(0)
+		r.start(t)
+		synctest.Wait()
+		r.tell(t, ask{statement: acker.Statement{Outcome: acker.Nack, First: 0, Last: 0, UpTo: 0}, delay: 5 * time.Second})
+		time.Sleep(5*time.Second - time.Millisecond)
+		r.wantRequests(t, [2]int64{0, 0})
+		time.Sleep(time.Millisecond)
+		r.wantRequests(t, [2]int64{0, 0}, [2]int64{0, 0}) // when the first said
+	})
+}
+
 func TestAnInlineAckOfAnotherDeliveryIsMalformed(t *testing.T) {
 	for _, offset := range []int64{-1, 1, 4} {
 		bubble(t, func(t *testing.T) {
