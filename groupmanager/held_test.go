@@ -32,6 +32,32 @@ func TestNothingIsSentWithoutALease(t *testing.T) {
 	})
 }
 
+// The lease is renewed right after the partition has found it over. Looked at again
+// for the timer it held: nothing was armed, and what had been read about waited for
+// the next record of a quiet topic.
+func TestALeaseThatComesBackAtOnceIsNoticed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, acked)
+		defer r.receiver.Close()
+		defer r.partition.end()
+		timer := time.NewTimer(time.Hour)
+		r.queue.put(0)
+		r.expire(0)
+		held := r.pump()
+		r.expire(time.Hour)
+		r.arm(timer, held)
+		start := time.Now()
+		<-timer.C
+		if took := time.Since(start); took != leaseLook {
+			t.Errorf("looked again after %v, want %v", took, leaseLook)
+		}
+		if r.pump() {
+			t.Error("held though there is a lease")
+		}
+		r.wantRequests(t, [2]int64{0, 0})
+	})
+}
+
 func TestNothingIsSentAgainAfterTheLease(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, refused)

@@ -72,8 +72,7 @@ func (p *partition) serve(ctx context.Context, drain time.Duration) {
 	revoked := ctx.Done()
 	for revoked != nil || p.lane.inFlight > 0 {
 		if revoked != nil {
-			p.pump()
-			p.arm(timer)
+			p.arm(timer, p.pump())
 		}
 		select {
 		case <-p.fetch.source.Wake():
@@ -130,14 +129,18 @@ func (p *partition) held(now time.Time) bool {
 	return p.paused.Load() || p.tenure.waiting.Load() || !p.lane.lease.holds(now)
 }
 
-// pump starts every delivery that may go now.
-func (p *partition) pump() {
+// pump starts every delivery that may go now, and tells whether it was held from
+// starting more.
+func (p *partition) pump() (held bool) {
 	now := time.Now()
 	if p.held(now) {
-		return
+		return true
 	}
 	p.lane.sendDue(now)
-	for ; p.lane.room() && !p.broke && !p.held(now); now = time.Now() {
+	for ; p.lane.room() && !p.broke; now = time.Now() {
+		if p.held(now) {
+			return true
+		}
 		limit := p.lane.webhook.Batch.MaxBytes
 		full, err := p.fetch.fill(p.lane.limit, limit)
 		if err != nil {
@@ -146,7 +149,7 @@ func (p *partition) pump() {
 		}
 		if p.fetch.waiting() == 0 {
 			p.atRest()
-			return
+			return false
 		}
 		wanted := p.lane.ledger.Wanted(p.fetch.offset())
 		if p.fetch.drop(wanted.First) {
@@ -154,7 +157,7 @@ func (p *partition) pump() {
 		}
 		full = full || p.fetch.last() > wanted.Last
 		if !full && p.linger > 0 && now.Before(p.fetch.since.Add(p.linger)) {
-			return
+			return false
 		}
 		b := p.fetch.cut(p.lane.limit, limit, wanted.Last)
 		if err := p.lane.deliver(b, now); err != nil {
@@ -163,9 +166,10 @@ func (p *partition) pump() {
 			b.Free()
 			p.broke = true
 			p.fault(p.tenure.topicPartition, err)
-			return
+			return false
 		}
 	}
+	return false
 }
 
 // atRest moves the safe offset over what carries no record, transaction markers
@@ -181,16 +185,16 @@ func (p *partition) atRest() {
 	}
 }
 
-// arm sets the timer to the next thing that time alone brings about.
-func (p *partition) arm(timer *time.Timer) {
-	now := time.Now()
-	held := p.held(now)
+// arm sets the timer to the next thing that time alone brings about. held is what
+// pump has found. It is not looked at again: the lease may have come back since, of
+// which nobody tells, and what pump has left would wait for something else to happen.
+func (p *partition) arm(timer *time.Timer, held bool) {
 	at := p.lane.wakeAt(held)
 	if p.linger > 0 && !held && p.fetch.waiting() > 0 && p.lane.room() {
 		at = earlier(at, p.fetch.since.Add(p.linger))
 	}
-	if !p.lane.lease.holds(now) {
-		at = earlier(at, now.Add(leaseLook))
+	if held && !p.paused.Load() && !p.tenure.waiting.Load() { // else a nudge comes
+		at = earlier(at, time.Now().Add(leaseLook))
 	}
 	if at.IsZero() {
 		timer.Stop()
