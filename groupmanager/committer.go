@@ -311,6 +311,7 @@ func (c *committer) commitBy(deadline time.Time, due map[topicPartition]position
 func (c *committer) drop(tenures []*tenure) {
 	c.mu.Lock()
 	for _, t := range tenures {
+		t.lost.Store(true)
 		delete(c.live, t.topicPartition)
 	}
 	c.mu.Unlock()

@@ -109,6 +109,31 @@ func TestAnAckAfterTheLeaseHasNoOwner(t *testing.T) {
 	})
 }
 
+// The assignment is lost, and the partition has not heard of it yet. An ack that waits
+// for its commit was refused by the committer; what waits for none was answered, with
+// 2xx, by an owner that was none any more.
+func TestAStatementAfterTheLossHasNoOwner(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, received)
+		r.queue.put(0)
+		r.start(t)
+		synctest.Wait()
+		c := newCommitter(nil, nil, nil, nil)
+		c.begin(r.tenure)
+		c.drop([]*tenure{r.tenure})
+		for _, outcome := range []acker.Outcome{acker.Ack, acker.Nack, acker.Extend} {
+			a := ask{statement: acker.Statement{Outcome: outcome, First: 0, Last: 0, UpTo: 0}, extend: time.Minute}
+			if back, err := r.ask(t.Context(), a); !errors.Is(err, ErrNoOwner) {
+				t.Errorf("%v: %+v, %v, want no owner", outcome, back, err)
+			}
+		}
+		r.wantSafe(t, 0)
+		if s, _ := r.inspect(t.Context()); s.State != PartitionWaitingAck {
+			t.Errorf("state %s, want it left waiting_ack", s.State)
+		}
+	})
+}
+
 func TestNothingIsSentBeforeTheLifecycleCallIsAnswered(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, acked)

@@ -24,11 +24,12 @@ type reply struct {
 	err      error
 }
 
-// state takes a statement that came by POST /ack. When the lease is over somebody
-// else may be the owner by now: nothing moves, and the reply is ErrNoOwner.
+// state takes a statement that came by POST /ack. When the lease is over, or the
+// assignment was lost, somebody else may be the owner by now: nothing moves, and the
+// reply is ErrNoOwner.
 func (l *lane) state(a ask) {
 	now := time.Now()
-	if !l.lease.holds(now) {
+	if !l.lease.holds(now) || l.tenure.lost.Load() {
 		a.reply <- reply{err: ErrNoOwner}
 		return
 	}

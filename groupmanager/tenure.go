@@ -31,6 +31,10 @@ type tenure struct {
 	inFlight atomic.Int64         // requests under way
 	noted    atomic.Pointer[note] // delivery state that goes with a commit; nil for none
 
+	// lost is set by the committer when the assignment was lost: whatever is said to
+	// the partition from then on is refused, though it may hear of its end a little later.
+	lost atomic.Bool
+
 	// waiting is set until the receiver has answered the lifecycle call that tells
 	// it of the assignment: nothing is delivered before.
 	waiting atomic.Bool
