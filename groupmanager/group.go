@@ -43,13 +43,18 @@ var (
 type group struct {
 	shared *shared
 	logger *slog.Logger
-	paused atomic.Bool   // nothing new is sent
 	memory *memory       // of committed offsets, over the lives of members
 	retry  chan struct{} // ends a backoff; one slot
 	done   chan struct{} // closed when run has returned
 
+	// Written under mu, read by partitions without it. The revision comes first: what
+	// is sent because the webhook was resumed is sent at the revision that did it.
+	revision atomic.Int64 // of entry
+	paused   atomic.Bool  // nothing new is sent
+
 	mu     sync.Mutex
 	entry  webhooks.Entry
+	gone   bool    // the receiver answered 410 to entry, and the leader does not know yet
 	member *member // nil between two lives
 	topics map[string]topicInfo
 	reason string                  // why it cannot run; empty when it can
@@ -66,6 +71,7 @@ func newGroup(s *shared, e webhooks.Entry) *group {
 		done:   make(chan struct{}),
 		cancel: func(error) {},
 	}
+	g.revision.Store(e.Revision)
 	g.paused.Store(e.Webhook.State != webhooks.Active)
 	return g
 }
@@ -221,11 +227,10 @@ func (g *group) join(ctx context.Context, w webhooks.Webhook, client *delivery.C
 	}
 	m.current.Store(-1)
 	m.committer = newCommitter(m.commit, queues.Generation, metrics, g.logger)
-	revision := g.revision()
 	m.lane = &laneConfig{
 		webhook: w, client: client, dead: deadLetterWriter{s.producer}, tokens: s.tokens, ids: s.ids,
 		generation: m.current.Load, publish: m.committer.publish, note: m.committer.note, lease: &m.lease,
-		gone:    func() { g.paused.Store(true); s.gone(g, revision) },
+		revision: g.revision.Load, gone: g.departed,
 		metrics: metrics,
 		tracer:  &tracer{tracer: s.tracer, on: s.cfg.Tracing, group: w.GroupID},
 		owner:   s.cfg.ReplicaID, logger: g.logger,
@@ -292,12 +297,6 @@ func (g *group) is(w webhooks.Webhook) bool {
 	return !g.ended && g.entry.Webhook.GroupID == w.GroupID && g.entry.Webhook.CreatedAt.Equal(w.CreatedAt)
 }
 
-func (g *group) revision() int64 {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.entry.Revision
-}
-
 func (g *group) stopped() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -309,15 +308,17 @@ func (g *group) stopped() bool {
 func (g *group) update(e webhooks.Entry) {
 	g.mu.Lock()
 	before := g.entry
-	g.entry = e
+	if before.Revision == e.Revision {
+		g.mu.Unlock()
+		return
+	}
+	g.entry, g.gone = e, false
+	g.revision.Store(e.Revision)
+	g.paused.Store(e.Webhook.State != webhooks.Active)
 	cancel := g.cancel
 	member := g.member
 	g.mu.Unlock()
-	if before.Revision == e.Revision {
-		return
-	}
 	resumed := e.Webhook.State == webhooks.Active && before.Webhook.State != webhooks.Active
-	g.paused.Store(e.Webhook.State != webhooks.Active)
 	if member != nil {
 		for _, h := range member.all() {
 			h.nudge()
@@ -328,6 +329,41 @@ func (g *group) update(e webhooks.Entry) {
 	}
 	if resumed || !sameLife(before, e) {
 		g.again()
+	}
+}
+
+// departed is told by partitions that the receiver answered 410 to an attempt that began
+// at a revision. Nothing new is sent, and the leader is told. If the webhook was
+// changed since, by somebody who resumed it for one, the attempt has failed and no
+// more than that: the next 410 tells it again. It never waits.
+func (g *group) departed(revision int64) {
+	g.mu.Lock()
+	now := g.entry.Revision == revision
+	if now {
+		g.gone = true
+		g.paused.Store(true)
+	}
+	g.mu.Unlock()
+	if now {
+		g.shared.gone()
+	}
+}
+
+// untold is the webhook and its revision, if its receiver has answered 410 and the
+// leader does not know.
+func (g *group) untold() (w webhooks.Webhook, revision int64, ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.entry.Webhook, g.entry.Revision, g.gone && !g.ended
+}
+
+// told is called when the leader knows that the receiver answered 410 at a revision.
+// What it makes of that comes by the registry.
+func (g *group) told(revision int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.entry.Revision == revision {
+		g.gone = false
 	}
 }
 

@@ -46,7 +46,8 @@ type laneConfig struct {
 	publish    func(*tenure, int64) // progress, up to the committer
 	note       func(*tenure, *note) // delivery state, up to the committer
 	lease      *lease               // nothing new is sent, and no ack is taken, when it is over
-	gone       func()               // the receiver answered 410
+	revision   func() int64         // of the webhook, as it stands now
+	gone       func(revision int64) // the receiver answered 410 to an attempt that began at that revision
 	metrics    *instruments
 	tracer     *tracer
 	owner      string // replica id
@@ -80,6 +81,7 @@ type outgoing struct {
 	msg      *delivery.Message
 	id       string
 	sent     acker.Run // bounds of the last attempt
+	revision int64     // of the webhook when that began
 	inFlight bool
 	stale    bool      // msg no longer fits the open records
 	due      time.Time // of the next attempt
@@ -179,7 +181,7 @@ func (l *lane) start(o *outgoing, now time.Time) {
 	generation := l.generation()
 	n := l.ledger.Send(o.book, now)
 	o.deadline, o.answered = time.Time{}, time.Time{}
-	o.sent = acker.Run{First: o.book.First(), Last: o.book.Last()}
+	o.sent, o.revision = acker.Run{First: o.book.First(), Last: o.book.Last()}, l.revision()
 	l.token = l.tokens.Append(l.token[:0], &acker.Token{
 		Tenant: l.webhook.Tenant, Webhook: l.webhook.ID,
 		Topic: l.tenure.topic, Partition: l.tenure.partition,
@@ -242,7 +244,7 @@ func (l *lane) judged(o *outgoing, r delivery.Result) {
 		l.failed(o, r)
 	case delivery.Gone:
 		l.failed(o, r)
-		l.gone()
+		l.gone(o.revision)
 	default:
 		if l.senders.ctx.Err() != nil {
 			return // cut by us, not failed by the receiver: not counted, whatever the policy

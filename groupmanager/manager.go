@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/kpush/kpush/acker"
 	"github.com/kpush/kpush/internal/kafkaconf"
@@ -25,9 +26,10 @@ import (
 )
 
 const (
-	goneQueue   = 64 // 410s that wait to be told to the leader
+	goneCalls   = 16 // webhooks that the leader is told of at once
 	goneRetry   = 5 * time.Second
-	goneConfirm = 5 * time.Second // what the leader waits for other replicas because of a 410
+	goneTimeout = 15 * time.Second // of telling the leader
+	goneConfirm = 5 * time.Second  // what the leader waits for other replicas because of a 410
 )
 
 // Config is what a Manager is made from. All fields but Peers, RegistryTopic,
@@ -64,7 +66,7 @@ type Manager struct {
 	peers    Peers
 	health   health
 	draining atomic.Bool
-	goneCh   chan gone
+	goneWake chan struct{} // a receiver answered 410; one slot
 	acks     metric.Int64Counter
 	moved    metric.Int64Counter
 
@@ -92,15 +94,9 @@ type shared struct {
 	meter    metric.Meter
 	tracer   trace.Tracer
 	logger   *slog.Logger
-	gone     func(g *group, revision int64)
+	gone     func()      // some group has a 410 to tell; never waits
 	fenced   atomic.Bool // another process has this one's kafka.group_instance_id
 	readLogs func(<-chan kafka.LogEvent) (stop func())
-}
-
-// gone tells that a receiver answered 410 to the webhook as it stood at revision.
-type gone struct {
-	group    *group
-	revision int64
 }
 
 // New makes a Manager; nothing is asked of Kafka before Run.
@@ -130,7 +126,7 @@ func New(cfg Config) (*Manager, error) {
 	m := &Manager{
 		registry: cfg.Registry,
 		peers:    cfg.Peers,
-		goneCh:   make(chan gone, goneQueue),
+		goneWake: make(chan struct{}, 1),
 		groups:   make(map[webhookKey]*group),
 	}
 	m.shared = &shared{
@@ -311,36 +307,54 @@ func (m *Manager) drainReports() {
 	}
 }
 
-// noteGone is called by partitions and never waits: should the queue be full, the
-// next attempt's 410 tells it again.
-func (m *Manager) noteGone(g *group, revision int64) {
+// noteGone is called by partitions and never waits.
+func (m *Manager) noteGone() {
 	select {
-	case m.goneCh <- gone{g, revision}:
+	case m.goneWake <- struct{}{}:
 	default:
 	}
 }
 
-// disableGone tells the leader that receivers answered 410.
+// disableGone tells the leader that receivers answered 410, in rounds: what could not
+// be told comes again with a later one, and holds up no other webhook.
 func (m *Manager) disableGone(ctx context.Context) {
 	for {
+		var again <-chan time.Time
+		if !m.tellGone(ctx) {
+			again = time.After(goneRetry)
+		}
 		select {
+		case <-m.goneWake:
+		case <-again:
 		case <-ctx.Done():
 			return
-		case n := <-m.goneCh:
-			for n.group.revision() == n.revision && ctx.Err() == nil {
-				w := n.group.webhook()
-				in := quiesceRequest{webhookTarget{w.Tenant, w.ID}, n.revision}
-				_, err := lead(ctx, m, operationDisable, in, func(ctx context.Context) (change, error) { return m.disable(ctx, in) })
-				if err == nil || errors.Is(err, webhooks.ErrNotFound) {
-					m.logger.Warn("the receiver answered 410, the leader disables the webhook", "webhook", w.ID)
-					break
-				}
-				m.logger.Error("the webhook could not be disabled, it stays paused here", "webhook", w.ID, "error", err)
-				select {
-				case <-time.After(goneRetry):
-				case <-ctx.Done():
-				}
-			}
 		}
 	}
+}
+
+// tellGone is one round: it tells the leader of every webhook whose receiver has gone,
+// and returns whether all could be told.
+func (m *Manager) tellGone(ctx context.Context) bool {
+	var telling errgroup.Group
+	telling.SetLimit(goneCalls)
+	for _, g := range m.all() {
+		w, revision, ok := g.untold()
+		if !ok {
+			continue
+		}
+		telling.Go(func() error {
+			ctx, cancel := context.WithTimeout(ctx, goneTimeout)
+			defer cancel()
+			in := quiesceRequest{webhookTarget{w.Tenant, w.ID}, revision}
+			_, err := lead(ctx, m, operationDisable, in, func(ctx context.Context) (change, error) { return m.disable(ctx, in) })
+			if err != nil && !errors.Is(err, webhooks.ErrNotFound) {
+				m.logger.Error("the webhook could not be disabled, it stays paused here", "webhook", w.ID, "error", err)
+				return err
+			}
+			m.logger.Warn("the receiver answered 410, the leader disables the webhook", "webhook", w.ID)
+			g.told(revision)
+			return nil
+		})
+	}
+	return telling.Wait() == nil
 }

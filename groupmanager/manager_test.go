@@ -165,24 +165,60 @@ func TestAnAckGetsExactlyItsAnswer(t *testing.T) {
 	}
 }
 
+// disabled waits until the receiver's 410 has disabled the webhook.
+func (h *house) disabled(t *testing.T, id string) {
+	t.Helper()
+	gatewaytest.Await(t, patience, func() error {
+		e, err := h.Get("default", id)
+		if err != nil || e.Webhook.State != webhooks.Disabled || e.Webhook.StateReason == nil || *e.Webhook.StateReason != "gone" {
+			return fmt.Errorf("state %s (%v), want disabled", e.Webhook.State, err)
+		}
+		return nil
+	})
+}
+
+func gone(*gatewaytest.Delivery) gatewaytest.Answer { return gatewaytest.Answer{Status: 410} }
+
+// A resumption changes the webhook and not its member: a 410 was told of the webhook as
+// it stood when the member was made, and only the first one disabled it. After another
+// it stood still and was shown as active.
 func TestGoneDisablesAndResumeEnables(t *testing.T) {
-	h := newHouse(t, func(*gatewaytest.Delivery) gatewaytest.Answer { return gatewaytest.Answer{Status: 410} })
+	h := newHouse(t, gone)
 	h.kafka.CreateTopic(t, "orders", 1)
 	produced := &gatewaytest.Produced{}
 	h.webhook(t, "billing", "orders", earliest)
 	h.kafka.ProduceLoad(t, produced, gatewaytest.Load{Topic: "orders", Partitions: 1, Records: 1, Size: 20})
-	gatewaytest.Await(t, patience, func() error {
-		e, err := h.Get("default", "billing")
-		if err != nil || e.Webhook.State != webhooks.Disabled || e.Webhook.StateReason == nil || *e.Webhook.StateReason != "gone" {
-			return fmt.Errorf("state %s (%v)", e.Webhook.State, err)
-		}
-		return nil
-	})
+	h.disabled(t, "billing")
+	if _, err := h.Resume(t.Context(), "default", "billing"); err != nil {
+		t.Fatal(err)
+	}
+	h.disabled(t, "billing")
+	if n := len(h.receiver.Deliveries("billing")); n != 2 {
+		t.Errorf("%d attempts, want one of each time that it was active", n)
+	}
 	h.receiver.SetScript(gatewaytest.OK)
 	if _, err := h.Resume(t.Context(), "default", "billing"); err != nil {
 		t.Fatal(err)
 	}
 	h.caughtUp(t, "billing")
+}
+
+func TestGoneDisablesAWebhookThatWasPausedBefore(t *testing.T) {
+	h := newHouse(t, gone)
+	h.kafka.CreateTopic(t, "orders", 1)
+	produced := &gatewaytest.Produced{}
+	h.webhook(t, "billing", "orders", earliest)
+	h.caughtUp(t, "billing") // the member has been made
+	for _, change := range []func() (webhooks.Entry, error){
+		func() (webhooks.Entry, error) { return h.Pause(t.Context(), "default", "billing") },
+		func() (webhooks.Entry, error) { return h.Resume(t.Context(), "default", "billing") },
+	} {
+		if _, err := change(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.kafka.ProduceLoad(t, produced, gatewaytest.Load{Topic: "orders", Partitions: 1, Records: 1, Size: 20})
+	h.disabled(t, "billing")
 }
 
 func TestPausedSendsNothingKeepsItsMemberAndGoesOn(t *testing.T) {

@@ -330,6 +330,34 @@ func TestGoneIsToldAndNothingMoreIsSent(t *testing.T) {
 	})
 }
 
+// The webhook was resumed, or changed otherwise, while the request was under way: its
+// 410 is about what was before. The next attempt asks again.
+func TestGoneOfAWebhookThatWasChangedSinceIsAFailedAttempt(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		respond := make(chan struct{})
+		r := newRig(t, func(context.Context, request) delivery.Result {
+			<-respond
+			return delivery.Result{Verdict: delivery.Gone, Status: 410, Code: "http_410"}
+		})
+		r.queue.put(0)
+		r.start(t)
+		synctest.Wait()
+		r.revision.Add(1)
+		respond <- struct{}{}
+		time.Sleep(time.Second)
+		r.wantRequests(t, [2]int64{0, 0}, [2]int64{0, 0})
+		if n := r.gone.Load(); n != 0 {
+			t.Errorf("told %d times of the webhook as it was, want not at all", n)
+		}
+		respond <- struct{}{}
+		time.Sleep(time.Hour)
+		r.wantRequests(t, [2]int64{0, 0}, [2]int64{0, 0})
+		if n := r.gone.Load(); n != 1 {
+			t.Errorf("told %d times of the webhook as it is, want once", n)
+		}
+	})
+}
+
 // The last attempt that the policy allows is answered 410: that the receiver has gone
 // is no reason to give records up, and they are there when the webhook is resumed.
 func TestGoneKeepsWhatItsPolicyWouldGiveUp(t *testing.T) {

@@ -98,7 +98,7 @@ func (m *Manager) quiesce(ctx context.Context, r quiesceRequest) error {
 	gone := errors.Is(err, webhooks.ErrNotFound)
 	for _, g := range m.lives(r.key()) {
 		g.quiesce(ctx, r.Revision)
-		if gone && g.revision() <= r.Revision { // else created again meanwhile
+		if gone && g.revision.Load() <= r.Revision { // else created again meanwhile
 			g.stop()
 		}
 	}

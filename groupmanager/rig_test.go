@@ -154,6 +154,7 @@ type rig struct {
 	revoke   context.CancelCauseFunc
 	faults   []error
 	gone     atomic.Int32
+	revision atomic.Int64 // of the webhook
 	lease    lease
 }
 
@@ -181,13 +182,22 @@ func newRig(t testing.TB, answer func(context.Context, request) delivery.Result,
 		note:       func(t *tenure, n *note) { t.noted.Store(n) },
 		lease:      &r.lease,
 		owner:      "replica-1",
-		gone:       func() { r.paused.Store(true); r.gone.Add(1) },
+		revision:   r.revision.Load,
+		gone:       r.departed,
 		metrics:    metrics, tracer: &tracer{}, logger: slog.New(slog.DiscardHandler),
 	}
 	r.lease.renew(time.Now().Add(1000 * time.Hour))
 	tenure := newTenure(topicPartition{"orders", 3}, [16]byte{}, 7, position{})
 	r.partition = newPartition(cfg, tenure, r.queue, &r.paused, func(_ topicPartition, err error) { r.faults = append(r.faults, err) })
 	return r
+}
+
+// departed takes a 410 as a group does.
+func (r *rig) departed(revision int64) {
+	if revision == r.revision.Load() {
+		r.paused.Store(true)
+		r.gone.Add(1)
+	}
 }
 
 const testDrain = 5 * time.Second
