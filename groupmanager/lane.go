@@ -87,6 +87,7 @@ type outgoing struct {
 	due      time.Time // of the next attempt
 	answered time.Time // when the response of a leased delivery was read
 	deadline time.Time // of the lease, or asked for by an extend before the response
+	cuts     int       // attempts that were too large and have led to a cut: none of them has failed
 	blocked  bool      // exhausted, and going on at the longest backoff
 	exhaust  bool      // its next step is the dead letter topic
 	givenUp  int       // records skipped or dead-lettered
@@ -315,6 +316,9 @@ func (o *outgoing) first() int {
 	}
 	return o.from
 }
+
+// failures counts the attempts that retry.max_attempts counts, the last one included.
+func (o *outgoing) failures() int { return o.book.Attempts() - o.cuts }
 
 // giveUp counts what is open of o as given up, and returns how many records that is.
 func (o *outgoing) giveUp() int {

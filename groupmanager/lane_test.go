@@ -320,6 +320,92 @@ func TestATooLargeDeliveryWaitsForRoomToBeCut(t *testing.T) {
 	})
 }
 
+// tooLarge answers 413 to all but single records, which go to next.
+func tooLarge(next func(context.Context, request) delivery.Result) func(context.Context, request) delivery.Result {
+	return func(ctx context.Context, q request) delivery.Result {
+		if q.last > q.first {
+			return delivery.Result{Verdict: delivery.TooLarge, Status: 413, Code: "http_413"}
+		}
+		return next(ctx, q)
+	}
+}
+
+// A record that came out of three cuts had used up three of its attempts, and was
+// skipped at its first failure.
+func TestACutIsNoFailedAttempt(t *testing.T) {
+	for _, test := range []struct {
+		claim  string
+		answer func(context.Context, request) delivery.Result
+		tried  int // times that a record is sent alone
+	}{
+		{"a record is sent until it is acked", func(ctx context.Context, q request) delivery.Result {
+			if q.Number < 5 { // the first alone is the fourth
+				return refused(ctx, q)
+			}
+			return acked(ctx, q)
+		}, 2},
+		{"or until max_attempts have failed", refused, 3},
+		{"of which one is a 413 of a single record", func(ctx context.Context, q request) delivery.Result {
+			return delivery.Result{Verdict: delivery.TooLarge, Status: 413, Code: "http_413"}
+		}, 3},
+	} {
+		t.Run(test.claim, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				r := newRig(t, tooLarge(test.answer), func(w *webhooks.Webhook) {
+					w.Batch.MaxRecords, w.OnExhausted, w.Retry.MaxAttempts = 8, webhooks.OnExhaustedSkip, 3
+				})
+				r.queue.put(0, 1, 2, 3, 4, 5, 6, 7)
+				r.start(t)
+				time.Sleep(time.Hour)
+				r.wantSafe(t, 8)
+				alone, number := make(map[int64]int), make(map[int64]int)
+				for _, q := range r.receiver.seen() {
+					if q.first == q.last {
+						alone[q.first]++
+					}
+					for o := q.first; o <= q.last; o++ {
+						if q.Number != number[o]+1 {
+							t.Errorf("attempt %d of offset %d after %d, want them counted on", q.Number, o, number[o])
+						}
+						number[o] = q.Number
+					}
+				}
+				for o := range int64(8) {
+					if alone[o] != test.tried {
+						t.Errorf("offset %d was sent alone %d times, want %d", o, alone[o], test.tried)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestTheNextOwnerCountsNoCuts(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		limit := func(w *webhooks.Webhook) {
+			w.Batch.MaxRecords, w.OnExhausted, w.Retry.MaxAttempts = 4, webhooks.OnExhaustedSkip, 2
+			w.Retry.InitialBackoffMs, w.Retry.MaxBackoffMs = 3_600_000, 3_600_000
+		}
+		first := newRig(t, tooLarge(refused), limit)
+		first.queue.put(0, 1, 2, 3)
+		first.start(t)
+		began := time.Now()
+		time.Sleep(noteInterval)
+		first.wantNote(t, 0, acker.Metadata{Attempts: 1, FirstAttempt: began})
+		first.revoke(errLost)
+		<-first.done
+
+		next := first.successor(t, tooLarge(acked), limit)
+		next.queue.put(0, 1, 2, 3)
+		next.start(t)
+		next.wantSafe(t, 4)
+		seen := next.receiver.seen()
+		if q := seen[2]; q.first != 0 || q.last != 0 || q.Number != 4 { // one failed, and two cuts of its own
+			t.Errorf("attempt %d of %d-%d, want the 4th of the first record", q.Number, q.first, q.last)
+		}
+	})
+}
+
 func TestTellingOfPlainProgressAllocatesNothing(t *testing.T) {
 	r := newRig(t, acked)
 	r.lane.ledger.Advance(1)

@@ -58,7 +58,7 @@ func (l *lane) tell(urgent bool) {
 		l.publish(l.tenure, next)
 	}
 	l.progress.due = time.Time{}
-	tries := triesOf(head)
+	tries := l.tries(head)
 	if next < 0 || tries == 0 && !gap {
 		return
 	}
@@ -80,16 +80,25 @@ func (l *lane) tell(urgent bool) {
 	}
 }
 
-// triesOf counts the attempts of d that are over or wait for their ack. One under
-// way is not counted: if it is cut, it has not failed.
-func triesOf(d *acker.Delivery) int {
-	switch {
-	case d == nil:
+// tries counts the attempts of the head that have failed or wait for their ack. One
+// under way is not counted: if it is cut, it has not failed. Nor are those that led to
+// a cut: the next owner makes its deliveries as large as ever, and cuts them again.
+func (l *lane) tries(head *acker.Delivery) int {
+	if head == nil {
 		return 0
-	case d.State() == acker.Sent:
-		return d.Attempts() - 1
 	}
-	return d.Attempts()
+	n := head.Attempts()
+	if head.State() == acker.Sent {
+		n--
+	}
+	if n > 0 {
+		for _, o := range l.open {
+			if o.book == head {
+				return n - o.cuts
+			}
+		}
+	}
+	return n
 }
 
 // describe writes m with what is acked above the head. The bytes are valid until

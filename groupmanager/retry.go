@@ -36,7 +36,7 @@ func (l *lane) failed(o *outgoing, r delivery.Result) {
 func (l *lane) retry(o *outgoing, r delivery.Result) {
 	o.deadline = time.Time{}
 	l.streak = 0
-	n := o.book.Attempts()
+	n := o.failures()
 	wait := delivery.Backoff(l.webhook.Retry, n, r.RetryAfter, rand.Float64())
 	if r.Verdict != delivery.Gone && l.exhausted(o, r.At) {
 		switch l.webhook.OnExhausted {
@@ -53,7 +53,7 @@ func (l *lane) retry(o *outgoing, r delivery.Result) {
 	o.due = r.At.Add(wait)
 	l.logger.Log(context.Background(), levelOfAttempt(n), "attempt failed",
 		"topic", l.tenure.topic, "partition", l.tenure.partition, "delivery_id", o.id,
-		"first_offset", o.book.First(), "last_offset", o.book.Last(), "attempt", n,
+		"first_offset", o.book.First(), "last_offset", o.book.Last(), "attempt", o.book.Attempts(),
 		"code", o.code, "status", o.status, "next_attempt_in", wait)
 }
 
@@ -68,7 +68,7 @@ func levelOfAttempt(n int) slog.Level {
 
 func (l *lane) exhausted(o *outgoing, now time.Time) bool {
 	r := l.webhook.Retry
-	return r.MaxAttempts > 0 && o.book.Attempts() >= r.MaxAttempts ||
+	return r.MaxAttempts > 0 && o.failures() >= r.MaxAttempts ||
 		r.MaxAgeMs > 0 && now.Sub(o.book.FirstAttempt()) >= time.Duration(r.MaxAgeMs)*time.Millisecond
 }
 
@@ -89,7 +89,7 @@ func (l *lane) deadLettered(o *outgoing, err error) {
 		return
 	}
 	if err != nil {
-		wait := delivery.Backoff(l.webhook.Retry, o.book.Attempts(), 0, rand.Float64())
+		wait := delivery.Backoff(l.webhook.Retry, o.failures(), 0, rand.Float64())
 		o.due = time.Now().Add(wait)
 		l.logger.Error("dead letters could not be written; the partition is held", "topic", l.tenure.topic,
 			"partition", l.tenure.partition, "dead_letter_topic", *l.webhook.DeadLetter.Topic,
@@ -104,9 +104,11 @@ func (l *lane) deadLettered(o *outgoing, err error) {
 }
 
 // halve cuts a delivery that was too large for the receiver; its halves go at
-// once, and the next deliveries of this partition are not larger than they.
+// once, and the next deliveries of this partition are not larger than they. It was no
+// failed attempt: a record that comes out of many cuts has all its attempts before it.
 func (l *lane) halve(o *outgoing, r delivery.Result) {
 	l.ledger.Fail(o.book)
+	o.cuts++
 	n := o.book.Records()
 	l.limit, l.streak = max(1, n/2), 0
 	if o.book != l.ledger.Head() && l.ledger.Full() {
@@ -122,7 +124,7 @@ func (l *lane) halve(o *outgoing, r delivery.Result) {
 	o.batch.Truncate(cut)
 	o.stale = true
 	at := slices.Index(l.open, o)
-	l.open = slices.Insert(l.open, at+1, &outgoing{book: tail, batch: rest})
+	l.open = slices.Insert(l.open, at+1, &outgoing{book: tail, batch: rest, cuts: o.cuts})
 	l.logger.Info("delivery was too large for the receiver, cut in half", "topic", l.tenure.topic,
 		"partition", l.tenure.partition, "first_offset", o.book.First(), "records", n, "status", r.Status)
 }
