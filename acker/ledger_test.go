@@ -163,6 +163,7 @@ func TestStatements(t *testing.T) {
 		{"the least offset there is", sent, ackOf(math.MinInt64, 9, 9), "out of range", "next 0; 0-9 sent 1"},
 		{"the highest offset there is", sent, ackUpTo(math.MaxInt64), "out of range", "next 0; 0-9 sent 1"},
 		{"an offset below the first of this tenure", []step{deliver(next10), send(0)}, ackUpTo(9), "out of range", "next 10; 10-19 sent 1"},
+		{"an offset below the first of this tenure, though the commit is past both", []step{deliver(next10), send(0), said(ackUpTo(19))}, ackUpTo(9), "out of range", "next 20"},
 		{"a delivery of before this tenure", []step{deliver(next10), send(0)}, ackOf(5, 14, 14), "out of range", "next 10; 10-19 sent 1"},
 		{"an offset in a hole", holed, ackOf(0, 9, 5), "out of range", "next 0; 0-9 sent 1"},
 		{"an offset in a hole by fields", holed, ackUpTo(6), "out of range", "next 0; 0-9 sent 1"},
