@@ -131,8 +131,8 @@ func (m *Manager) pinStart(ctx context.Context, w webhooks.Webhook, topics map[s
 
 // onlyOurs tells whether all members of a group are those of replicas.
 func (m *Manager) onlyOurs(ctx context.Context, group string) bool {
-	members, err := m.cluster.members(ctx, group)
-	return err == nil && !slices.ContainsFunc(members, func(m groupMember) bool { return m.replica == "" })
+	state, err := m.group(ctx, group)
+	return err == nil && !slices.ContainsFunc(state.members, func(m groupMember) bool { return m.replica == "" })
 }
 
 // Put creates a webhook or replaces its content; the same content again changes

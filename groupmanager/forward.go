@@ -37,7 +37,7 @@ func lead[A any](ctx context.Context, m *Manager, operation string, in any, here
 		leader, err := m.peers.Leader(looking, fresh)
 		switch {
 		case err != nil:
-		case leader.ID == m.peers.Self().ID:
+		case leader == m.peers.Self(): // and not a former process of its id
 			answer, err = here(ctx)
 			if !errors.Is(err, webhooks.ErrNotLeader) {
 				return answer, err

@@ -117,11 +117,9 @@ func (g *group) run(ctx context.Context, former <-chan struct{}) {
 // fenced waits until somebody resumes the webhook. Joining again would fence the
 // other process, which would join again.
 func (g *group) fenced(ctx context.Context, err error) {
-	g.shared.fenced.Store(true)
 	g.logger.Error("the group stopped until the webhook is resumed or the process is restarted", "error", err)
 	select {
 	case <-g.retry:
-		g.shared.fenced.Store(false)
 	case <-ctx.Done():
 	}
 }
@@ -224,6 +222,10 @@ func (g *group) join(ctx context.Context, w webhooks.Webhook, client *delivery.C
 		crashed: make(map[topicPartition]*crash),
 		held:    make(map[topicPartition]held),
 		reset:   w.OffsetReset,
+		fenced: func() {
+			g.failed(errInstanceFenced)
+			g.logger.Error("another process has joined the group with this one's kafka.group_instance_id", "instance_id", s.cfg.Kafka.InstanceID)
+		},
 	}
 	m.current.Store(-1)
 	m.committer = newCommitter(m.commit, queues.Generation, metrics, g.logger)
@@ -246,6 +248,10 @@ func (g *group) failed(err error) {
 	g.reason = reasonOf(err)
 }
 
+// reasonFenced is the reason of a group whose member was replaced by another
+// process's with the same group.instance.id.
+const reasonFenced = "instance_fenced"
+
 // reasonOf names a failure; empty for those that time alone heals.
 func reasonOf(err error) string {
 	var topic *TopicError
@@ -259,7 +265,7 @@ func reasonOf(err error) string {
 	case errors.Is(err, errWentBack):
 		return "committed_offset_went_back"
 	case errors.Is(err, errInstanceFenced):
-		return "instance_fenced"
+		return reasonFenced
 	case errors.Is(err, errNotAuthorized):
 		return "not_authorized"
 	case errors.Is(err, errLeaked):

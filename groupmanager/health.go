@@ -34,7 +34,7 @@ func (m *Manager) Ready() error {
 	switch {
 	case !m.health.answers.Load():
 		return errors.New("no Kafka broker answers")
-	case m.fenced.Load():
+	case m.fenced():
 		return errors.New("another process has the same kafka.group_instance_id")
 	}
 	return nil

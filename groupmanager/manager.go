@@ -94,8 +94,7 @@ type shared struct {
 	meter    metric.Meter
 	tracer   trace.Tracer
 	logger   *slog.Logger
-	gone     func()      // some group has a 410 to tell; never waits
-	fenced   atomic.Bool // another process has this one's kafka.group_instance_id
+	gone     func() // some group has a 410 to tell; never waits
 	readLogs func(<-chan kafka.LogEvent) (stop func())
 }
 
@@ -121,7 +120,7 @@ func New(cfg Config) (*Manager, error) {
 		return nil, fmt.Errorf("making the dead letter producer: %w", err)
 	}
 	if cfg.Peers == nil {
-		cfg.Peers = alone{replica.Peer{ID: cfg.ReplicaID}}
+		cfg.Peers = alone{replica.Peer{ID: cfg.ReplicaID, Instance: cfg.Kafka.InstanceID}}
 	}
 	m := &Manager{
 		registry: cfg.Registry,
@@ -163,8 +162,11 @@ func logReader(conf kafkaconf.Config) func(<-chan kafka.LogEvent) func() {
 }
 
 // Run keeps a group running for every webhook until ctx ends, then drains all of
-// them at once. When it returns nothing that it started is running.
+// them at once. When it returns nothing that it started is running. Besides nil it
+// returns ErrReplaced, or why its metrics could not be registered.
 func (m *Manager) Run(ctx context.Context) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	unregister, err := m.observe()
 	if err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
@@ -175,6 +177,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	side.Go(func() { m.watchHealth(ctx) })
 	side.Go(func() { m.disableGone(ctx) })
 	side.Go(func() { m.watchTopics(ctx) })
+	side.Go(func() { m.watchReplaced(ctx, end) })
 	side.Go(m.drainReports)
 
 	var running sync.WaitGroup
@@ -186,6 +189,9 @@ func (m *Manager) Run(ctx context.Context) error {
 	side.Wait()
 	stopLogs()
 	m.cluster.close()
+	if cause := context.Cause(ctx); errors.Is(cause, ErrReplaced) {
+		return cause
+	}
 	return nil
 }
 

@@ -71,6 +71,7 @@ type member struct {
 	drain     time.Duration // below the rebalance timeout
 	reset     string        // the webhook's offset_reset
 	says      bool          // it tells its group that it leaves: a static member does not
+	fenced    func()        // another process has its group.instance.id
 	born      time.Time     // just before the consumer was made
 	session   time.Duration // that a lease lasts
 	maxPoll   time.Duration // between two polls, or the client leaves the group
@@ -160,6 +161,7 @@ func (m *member) event(e kafka.Event) {
 			m.fatal = fmt.Errorf("%w: %w", errNotAuthorized, e)
 		case e.Code() == kafka.ErrFencedInstanceID:
 			m.fatal = errInstanceFenced
+			m.fenced() // now: a consumer that was fenced does not close
 		case e.IsFatal():
 			m.fatal = fmt.Errorf("the Kafka client gave up: %w", e)
 		default:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -36,8 +37,9 @@ type groupState struct {
 
 // groupMember is a member of a Kafka group.
 type groupMember struct {
-	replica string           // its replica id; empty for a member that is none of ours
-	holds   []topicPartition // with an empty topic where the broker names none
+	replica  string           // its replica id; empty for a member that is none of ours
+	instance string           // its group.instance.id; empty for a dynamic member
+	holds    []topicPartition // with an empty topic where the broker names none
 }
 
 // group describes a group of either protocol; one that does not exist has no members.
@@ -64,7 +66,7 @@ func (c *cluster) group(ctx context.Context, group string) (groupState, error) {
 }
 
 func memberOf(m kafka.MemberDescription) groupMember {
-	var member groupMember
+	member := groupMember{instance: m.GroupInstanceID}
 	if id, ours := strings.CutPrefix(m.ClientID, clientPrefix); ours {
 		member.replica = id
 	}
@@ -82,6 +84,35 @@ func memberOf(m kafka.MemberDescription) groupMember {
 func (c *cluster) members(ctx context.Context, group string) ([]groupMember, error) {
 	state, err := c.group(ctx, group)
 	return state.members, err
+}
+
+// group describes a group, its static members as the replicas that they are now: of
+// one that came back within its session under another replica id, a classic
+// coordinator keeps the client.id it had before.
+func (m *Manager) group(ctx context.Context, group string) (groupState, error) {
+	state, err := m.cluster.group(ctx, group)
+	static := func(member groupMember) bool { return member.instance != "" }
+	if err != nil || !slices.ContainsFunc(state.members, static) {
+		return state, err
+	}
+	others, err := m.others(ctx)
+	if err != nil {
+		return groupState{}, err
+	}
+	rename(state.members, append(others, m.peers.Self()))
+	return state, nil
+}
+
+// rename gives members that are known by an instance id the replica id of the live
+// replica that has it.
+func rename(members []groupMember, live []replica.Peer) {
+	for i := range members {
+		for _, p := range live {
+			if p.Instance != "" && p.Instance == members[i].instance {
+				members[i].replica = p.ID
+			}
+		}
+	}
 }
 
 // ownership is who holds the partitions of a group, as Kafka described it.
@@ -159,7 +190,7 @@ func (o *owners) forget(now time.Time) {
 // one: its owner, by Kafka's description, or all while that does not tell. Nobody,
 // when it is between owners or somebody else's.
 func (m *Manager) ownersOf(ctx context.Context, group string, tp topicPartition, age time.Duration) ([]replica.Peer, error) {
-	o, err := m.owners.look(ctx, group, age, m.cluster.group)
+	o, err := m.owners.look(ctx, group, age, m.group)
 	if err != nil {
 		return nil, err
 	}

@@ -122,7 +122,7 @@ func (m *Manager) heldPartitions(ctx context.Context, t webhookTarget) ([]Partit
 // holders are the replicas that hold the partitions of a group by Kafka's
 // description; none when that cannot be had.
 func (m *Manager) holders(ctx context.Context, group string) map[topicPartition]string {
-	o, err := m.owners.look(ctx, group, ownersTrusted, m.cluster.group)
+	o, err := m.owners.look(ctx, group, ownersTrusted, m.group)
 	if err != nil {
 		m.logger.Debug("the owners of partitions are not shown", "group", group, "error", err)
 		return map[topicPartition]string{}

@@ -34,6 +34,7 @@ type network struct {
 type seat struct {
 	*network
 	id       string
+	instance string
 	fault    error // of every call to it
 	handlers map[string]func(context.Context, []byte) (any, error)
 }
@@ -48,7 +49,11 @@ func newNetwork(leader string, ids ...string) *network {
 
 func peerOf(id string) replica.Peer { return replica.Peer{ID: id, URL: "http://" + id + ".test"} }
 
-func (s *seat) Self() replica.Peer { return peerOf(s.id) }
+func (s *seat) Self() replica.Peer {
+	p := peerOf(s.id)
+	p.Instance = s.instance
+	return p
+}
 
 func (s *seat) Leader(_ context.Context, fresh bool) (replica.Peer, error) {
 	if fresh {
@@ -64,9 +69,9 @@ func (s *seat) Others(context.Context) ([]replica.Peer, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var others []replica.Peer
-	for id := range s.seats {
+	for id, other := range s.seats {
 		if id != s.id {
-			others = append(others, peerOf(id))
+			others = append(others, other.Self())
 		}
 	}
 	slices.SortFunc(others, func(a, b replica.Peer) int { return strings.Compare(a.ID, b.ID) })

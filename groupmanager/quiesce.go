@@ -33,7 +33,7 @@ func (m *Manager) quiesceAll(ctx context.Context, group string, r quiesceRequest
 	if err := m.quiesce(ctx, r); err != nil {
 		return err
 	}
-	confirmed := map[string]bool{m.peers.Self().ID: true} // by replica id
+	confirmed := map[replica.Peer]bool{m.peers.Self(): true}
 	for {
 		err := m.confirm(ctx, confirmed, r)
 		if err == nil {
@@ -51,14 +51,15 @@ func (m *Manager) quiesceAll(ctx context.Context, group string, r quiesceRequest
 }
 
 // confirm asks the live replicas that have not confirmed yet, all at once.
-func (m *Manager) confirm(ctx context.Context, confirmed map[string]bool, r quiesceRequest) error {
+// A former process of a replica counts for itself, as long as it is a member.
+func (m *Manager) confirm(ctx context.Context, confirmed map[replica.Peer]bool, r quiesceRequest) error {
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
 	others, err := m.others(ctx)
 	if err != nil {
 		return err
 	}
-	asked := slices.DeleteFunc(others, func(p replica.Peer) bool { return confirmed[p.ID] })
+	asked := slices.DeleteFunc(others, func(p replica.Peer) bool { return confirmed[p] })
 	answers := make([]error, len(asked))
 	var asking sync.WaitGroup
 	for i, peer := range asked {
@@ -66,22 +67,26 @@ func (m *Manager) confirm(ctx context.Context, confirmed map[string]bool, r quie
 	}
 	asking.Wait()
 	for i, peer := range asked {
-		confirmed[peer.ID] = answers[i] == nil
+		confirmed[peer] = answers[i] == nil
 	}
 	return errors.Join(answers...)
 }
 
 // unconfirmed is an error if a replica that has not confirmed is in the group.
-func (m *Manager) unconfirmed(ctx context.Context, group string, confirmed map[string]bool) error {
+func (m *Manager) unconfirmed(ctx context.Context, group string, confirmed map[replica.Peer]bool) error {
 	if group == "" { // of a webhook that cannot be read: nobody runs it
 		return nil
 	}
-	members, err := m.cluster.members(ctx, group)
+	state, err := m.group(ctx, group)
 	if err != nil {
 		return unavailable(err)
 	}
-	for _, member := range members {
-		if member.replica != "" && !confirmed[member.replica] {
+	stopped := make(map[string]bool) // by replica id
+	for peer, done := range confirmed {
+		stopped[peer.ID] = stopped[peer.ID] || done
+	}
+	for _, member := range state.members {
+		if member.replica != "" && !stopped[member.replica] {
 			return fmt.Errorf("replica %s is in the group and has not confirmed", member.replica)
 		}
 	}

@@ -195,7 +195,7 @@ func (m *Manager) seekMoves(ctx context.Context, group string, targets map[topic
 // it, for it has to forget where the partitions stood.
 func (m *Manager) move(ctx context.Context, w webhooks.Webhook, targets map[topicPartition]int64) error {
 	left := maps.Clone(targets)
-	told := make(map[string]bool) // replicas that know of all targets, by id
+	told := make(map[replica.Peer]bool) // who knows of all targets
 	for {
 		err := m.moveRound(ctx, w, left, told)
 		if err == nil && len(left) > 0 {
@@ -214,14 +214,14 @@ func (m *Manager) move(ctx context.Context, w webhooks.Webhook, targets map[topi
 
 // moveRound asks every replica to move what it holds of left, and takes out of left
 // what has moved. An error says that a replica has not heard of the seek yet.
-func (m *Manager) moveRound(ctx context.Context, w webhooks.Webhook, left map[topicPartition]int64, told map[string]bool) error {
+func (m *Manager) moveRound(ctx context.Context, w webhooks.Webhook, left map[topicPartition]int64, told map[replica.Peer]bool) error {
 	ctx, cancel := context.WithTimeout(ctx, seekTimeout)
 	defer cancel()
 	others, err := m.others(ctx)
 	if err != nil {
 		return err
 	}
-	others = slices.DeleteFunc(others, func(p replica.Peer) bool { return len(left) == 0 && told[p.ID] })
+	others = slices.DeleteFunc(others, func(p replica.Peer) bool { return len(left) == 0 && told[p] })
 	in := seekTargets{webhookTarget: webhookTarget{w.Tenant, w.ID}}
 	for tp, to := range left {
 		in.Targets = append(in.Targets, seekTarget{tp.topic, tp.partition, to})
@@ -240,10 +240,10 @@ func (m *Manager) moveRound(ctx context.Context, w webhooks.Webhook, left map[to
 		}
 	}
 	for i, peer := range others {
-		told[peer.ID] = told[peer.ID] || failed[i] == nil
+		told[peer] = told[peer] || failed[i] == nil
 	}
 	for i, peer := range others {
-		if !told[peer.ID] {
+		if !told[peer] {
 			return fmt.Errorf("replica %s: %w", peer.ID, failed[i])
 		}
 	}

@@ -264,7 +264,7 @@ func TestOnlyAnAnswerOfThePeerCounts(t *testing.T) {
 	} {
 		server := httptest.NewServer(h)
 		var out any
-		err := a.Call(t.Context(), Peer{"b", server.URL}, "ping", nil, &out)
+		err := a.Call(t.Context(), Peer{ID: "b", URL: server.URL}, "ping", nil, &out)
 		if !errors.Is(err, ErrUnreachable) || errors.Is(err, ErrNotSent) {
 			t.Errorf("%s: %v, want ErrUnreachable, of which it is not known whether it was done", name, err)
 		}
@@ -283,7 +283,7 @@ func TestACallThatReachedNobodyWasNotSent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	gone := Peer{"b", "http://" + l.Addr().String()}
+	gone := Peer{ID: "b", URL: "http://" + l.Addr().String()}
 	l.Close()
 	if err := a.Call(t.Context(), gone, "ping", nil, nil); !errors.Is(err, ErrNotSent) {
 		t.Errorf("nobody listens: %v, want ErrNotSent", err)
@@ -321,7 +321,7 @@ func TestConnectionsAreKept(t *testing.T) {
 	server.Start()
 	defer server.Close()
 	for range 20 {
-		if err := a.Call(t.Context(), Peer{"b", server.URL}, "ping", nil, nil); err != nil {
+		if err := a.Call(t.Context(), Peer{ID: "b", URL: server.URL}, "ping", nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -56,7 +56,7 @@ func described(p Peer) kafka.MemberDescription {
 	return kafka.MemberDescription{ClientID: p.clientID(), Host: "/10.0.0.1"}
 }
 
-var peerA, peerB, peerC = Peer{"a", "http://a:1"}, Peer{"b", "http://b:1"}, Peer{"c", "http://c:1"}
+var peerA, peerB, peerC = Peer{ID: "a", URL: "http://a:1"}, Peer{ID: "b", URL: "http://b:1"}, Peer{ID: "c", URL: "http://c:1"}
 
 // inBubble runs a test with replica a, whose directory asks g, on a clock of its own.
 func inBubble(t *testing.T, g *group, test func(t *testing.T, r *Replica)) {
@@ -175,7 +175,7 @@ func TestAReplicaThatLeftIsFoundForAWhile(t *testing.T) {
 		if p, err := r.Find(t.Context(), "b"); !errors.Is(err, ErrUnknownPeer) {
 			t.Errorf("Find(b) = %v, %v, want ErrUnknownPeer", p, err)
 		}
-		g.set(nil, owner(described(peerA)), described(Peer{"b", "http://elsewhere:1"}))
+		g.set(nil, owner(described(peerA)), described(Peer{ID: "b", URL: "http://elsewhere:1"}))
 		time.Sleep(2 * time.Second)
 		if p, err := r.Find(t.Context(), "b"); err != nil || p.URL != "http://elsewhere:1" {
 			t.Errorf("Find(b) = %v, %v, want it where it is now", p, err)

@@ -32,7 +32,7 @@ const (
 )
 
 // belong keeps this replica in the control group until ctx ends.
-func (r *Replica) belong(ctx context.Context) error {
+func (r *Replica) belong(ctx context.Context) {
 	var former <-chan struct{}
 	pause := firstPause
 	for ctx.Err() == nil {
@@ -40,11 +40,8 @@ func (r *Replica) belong(ctx context.Context) error {
 		m := &member{Replica: r, former: former}
 		err := m.run(ctx)
 		former = m.former
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case isFenced(err):
-			return fmt.Errorf("%w: %w", ErrReplaced, err)
+		if ctx.Err() != nil {
+			return
 		}
 		if time.Since(began) >= soundLife {
 			pause = firstPause
@@ -53,12 +50,6 @@ func (r *Replica) belong(ctx context.Context) error {
 		sleep(ctx, pause)
 		pause = min(2*pause, maxPause)
 	}
-	return nil
-}
-
-func isFenced(err error) bool {
-	k, ok := errors.AsType[kafka.Error](err)
-	return ok && k.Code() == kafka.ErrFencedInstanceID
 }
 
 func sleep(ctx context.Context, d time.Duration) {
@@ -105,14 +96,10 @@ func (m *member) run(ctx context.Context) error {
 	for err == nil && m.fatal == nil && ctx.Err() == nil {
 		m.event(consumer.Poll(int(pollTimeout.Milliseconds())))
 	}
-	err = errors.Join(err, m.fatal)
-	if isFenced(err) { // told now: what follows takes its time
-		m.logger.Error("another process has this one's kafka.group_instance_id, and this one ends", "instance_id", m.kafka.InstanceID)
-	}
 	m.gone = true
 	m.abdicate()
 	m.close()
-	return err
+	return errors.Join(err, m.fatal)
 }
 
 // close closes the consumer, which leaves the group, and abandons it when that

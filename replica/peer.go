@@ -21,6 +21,11 @@ import (
 type Peer struct {
 	ID  string // replica.id
 	URL string // replica.advertised_url: where other replicas reach it
+
+	// Instance is its kafka.group_instance_id, empty if it has none. By this the
+	// coordinator of a webhook's group knows its member, whose client.id may be that
+	// of a former process.
+	Instance string
 }
 
 // Errors of calls between replicas.
@@ -94,20 +99,43 @@ func CheckURL(address string) error {
 const clientPrefix = "kpush-"
 
 // clientID is what a member of the control group tells of itself:
-// kpush-<id>|<url>. An id may have the separator in it, a URL that CheckURL takes
-// has not.
-func (p Peer) clientID() string { return clientPrefix + p.ID + "|" + p.URL }
+// kpush-<id>|<url>, and |<instance> if it has one. An id may have the separator in
+// it, a URL that CheckURL takes has not, nor has an instance id, which is no such
+// URL either.
+func (p Peer) clientID() string {
+	text := clientPrefix + p.ID + "|" + p.URL
+	if p.Instance != "" {
+		text += "|" + p.Instance
+	}
+	return text
+}
 
 // parsePeer reads a client.id; ok is false for whatever clientID does not write.
 func parsePeer(clientID string) (p Peer, ok bool) {
 	text, ok := strings.CutPrefix(clientID, clientPrefix)
-	at := strings.LastIndexByte(text, '|')
-	if !ok || at < 0 {
+	if !ok {
 		return Peer{}, false
 	}
-	p = Peer{ID: text[:at], URL: text[at+1:]}
-	if CheckID(p.ID) != nil || CheckURL(p.URL) != nil || strings.HasSuffix(p.URL, "/") {
+	text, last, ok := cutLast(text)
+	if ok && CheckURL(last) != nil {
+		p.Instance = last
+		text, last, ok = cutLast(text)
+	}
+	if !ok {
+		return Peer{}, false
+	}
+	p.ID, p.URL = text, last
+	if CheckID(p.ID) != nil || CheckURL(p.URL) != nil || strings.HasSuffix(p.URL, "/") || p.clientID() != clientID {
 		return Peer{}, false
 	}
 	return p, true
+}
+
+// cutLast parts a text at its last separator.
+func cutLast(text string) (before, after string, found bool) {
+	at := strings.LastIndexByte(text, '|')
+	if at < 0 {
+		return "", "", false
+	}
+	return text[:at], text[at+1:], true
 }

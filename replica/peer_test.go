@@ -44,12 +44,18 @@ func TestCheckID(t *testing.T) {
 }
 
 func TestAClientIDThatIsNotOursIsNoPeer(t *testing.T) {
-	want := Peer{"a|b", "http://10.0.0.7:8080"}
-	if got, ok := parsePeer("kpush-a|b|http://10.0.0.7:8080"); !ok || got != want {
-		t.Errorf("parsePeer = %+v, %v, want %+v", got, ok, want)
+	for id, want := range map[string]Peer{
+		"kpush-a|b|http://10.0.0.7:8080":        {ID: "a|b", URL: "http://10.0.0.7:8080"},
+		"kpush-a|b|http://10.0.0.7:8080|node.1": {ID: "a|b", URL: "http://10.0.0.7:8080", Instance: "node.1"},
+		"kpush-a|http://b:1|http://c:1":         {ID: "a|http://b:1", URL: "http://c:1"},
+	} {
+		if got, ok := parsePeer(id); !ok || got != want {
+			t.Errorf("parsePeer(%q) = %+v, %v, want %+v", id, got, ok, want)
+		}
 	}
 	for _, id := range []string{
 		"", "rdkafka", "kpush-a", "kpush-|http://h:1", "kpush-a|", "kpush-a|http://h:1/", "kpush-a|http://u@h:1", "kpush-a|h:1", "a|http://h:1",
+		"kpush-a|http://h:1|", "kpush-a|h:1|i",
 	} {
 		if p, ok := parsePeer(id); ok {
 			t.Errorf("parsePeer(%q) = %+v, want none", id, p)
@@ -60,6 +66,7 @@ func TestAClientIDThatIsNotOursIsNoPeer(t *testing.T) {
 func FuzzParsePeer(f *testing.F) {
 	f.Add("kpush-a|http://10.0.0.7:8080")
 	f.Add("kpush-a|b|https://[fd00::1]:8080")
+	f.Add("kpush-a|http://10.0.0.7:8080|node-1")
 	f.Fuzz(func(t *testing.T, clientID string) {
 		p, ok := parsePeer(clientID)
 		if !ok {

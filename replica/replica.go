@@ -38,10 +38,6 @@ type Config struct {
 	Logger *slog.Logger // default: none
 }
 
-// ErrReplaced says that another process has joined the control group under this
-// one's kafka.group_instance_id. Kafka lets only the latest of them take part.
-var ErrReplaced = errors.New("another process has taken this one's kafka.group_instance_id")
-
 // groupSuffix makes the name of the control group from that of the topic.
 const groupSuffix = ".control"
 
@@ -82,7 +78,7 @@ func New(cfg Config) (*Replica, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	r := &Replica{
-		self:       Peer{ID: cfg.ID, URL: cfg.URL},
+		self:       Peer{ID: cfg.ID, URL: cfg.URL, Instance: cfg.Kafka.InstanceID},
 		topic:      cfg.Topic,
 		group:      cfg.Topic + groupSuffix,
 		kafka:      cfg.Kafka,
@@ -100,8 +96,8 @@ func New(cfg Config) (*Replica, error) {
 }
 
 // Run takes part until ctx ends, and leads when it is this replica's turn. It
-// blocks and is called once, when the registry's topic exists. Besides nil it
-// returns ErrReplaced, or an error by which Kafka's client could not be made.
+// blocks and is called once, when the registry's topic exists. Its error is one by
+// which Kafka's client could not be made.
 func (r *Replica) Run(ctx context.Context) error {
 	defer r.transport.CloseIdleConnections()
 	parts, ctx := errgroup.WithContext(ctx)
@@ -115,7 +111,10 @@ func (r *Replica) Run(ctx context.Context) error {
 		}
 		return nil
 	})
-	parts.Go(func() error { return r.belong(belonging) })
+	parts.Go(func() error {
+		r.belong(belonging)
+		return nil
+	})
 	parts.Go(func() error { return r.directory.run(ctx, r.kafka.Admin()) })
 	return parts.Wait()
 }

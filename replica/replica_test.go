@@ -31,13 +31,12 @@ const patience = 30 * time.Second
 // node is the real Kafka of the tests, if there is Java.
 var node kafkanode.Shared
 
-// TestMain fails if anything that a replica started outlives it, but for the
-// consumer that is fenced in one test: it never closes (confluent-kafka-go 2.11).
+// TestMain fails if anything that a replica started outlives it.
 func TestMain(m *testing.M) {
 	code := m.Run()
 	node.Stop()
 	if code == 0 {
-		if err := goleak.Find(goleak.IgnoreAnyFunction("github.com/kpush/kpush/replica.(*member).close.func1")); err != nil {
+		if err := goleak.Find(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}
@@ -80,8 +79,7 @@ func newHall(t *testing.T, brokers string) *hall {
 // guest is a replica of a test.
 type guest struct {
 	*Replica
-	wait func() error // for the end of Run; returns its error
-	stop func() error // ends Run and waits
+	stop func() error // ends Run and waits; returns its error
 }
 
 // enter runs a replica until stop, or the end of the test.
@@ -112,13 +110,12 @@ func (h *hall) enter(t *testing.T, id string, change ...func(*Config)) *guest {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- r.Run(ctx) }()
-	g := &guest{Replica: r, wait: sync.OnceValue(func() error { return <-ended })}
-	g.stop = func() error {
+	g := &guest{Replica: r, stop: sync.OnceValue(func() error {
 		cancel()
-		return g.wait()
-	}
+		return <-ended
+	})}
 	t.Cleanup(func() {
-		if err := g.stop(); err != nil && !errors.Is(err, ErrReplaced) {
+		if err := g.stop(); err != nil {
 			t.Errorf("replica %s ended with %v", id, err)
 		}
 		server.Close()
@@ -396,34 +393,34 @@ func TestNothingIsReadOrCommittedByWayOfTheControlGroup(t *testing.T) {
 	}
 }
 
-// A second process under one instance id takes the first one's place for good:
-// they would throw each other out for ever.
-func TestM17_AReplicaThatIsReplacedEnds(t *testing.T) {
-	h := onEmbedded(t)
-	static := func(c *Config) { c.Kafka.InstanceID = "kpush-0" }
-	a := h.enter(t, "a", static)
-	awaitLeader(t, a)
-	b := h.enter(t, "b", static)
-	began := time.Now()
-	if err := a.wait(); !errors.Is(err, ErrReplaced) {
-		t.Errorf("a ended with %v, want ErrReplaced", err)
-	}
-	t.Logf("a ended after %v", time.Since(began))
-	awaitLeader(t, b)
-}
-
-// A static member that comes back takes its leadership up again, without waiting for
-// the session of its former process to run out.
-func TestAStaticLeaderComesBackAtOnce(t *testing.T) {
-	h := onEmbedded(t)
-	static := func(c *Config) {
-		c.Kafka.InstanceID = "kpush-0"
-		c.Kafka.Properties = map[string]string{"session.timeout.ms": "60000", "heartbeat.interval.ms": "500"}
-	}
-	a := h.enter(t, "a", static)
-	awaitLeader(t, a)
-	a.stop()
-	awaitLeader(t, h.enter(t, "a", static))
+// A static member of a classic group that comes back within its session keeps, for
+// the coordinator, the client.id it had before, for as long as it lives. The table of
+// peers is read from client.ids: so nobody is a static member of the control group.
+func TestAReplicaWithAnInstanceIDThatComesBackIsFoundWhereItIsNow(t *testing.T) {
+	onEachBroker(t, func(t *testing.T, h *hall) {
+		long := func(c *Config) {
+			c.Kafka.Properties = map[string]string{"session.timeout.ms": "30000", "heartbeat.interval.ms": "500"}
+		}
+		static := func(c *Config) {
+			long(c)
+			c.Kafka.InstanceID = "node-1"
+		}
+		a, b := h.enter(t, "a", long), h.enter(t, "b", static)
+		awaitOthers(t, a, b)
+		b.stop()
+		again := h.enter(t, "b-again", static)
+		awaitOthers(t, a, again)
+		awaitOthers(t, again, a)
+		awaitLeader(t, a, again)
+		p, err := a.Find(t.Context(), "b-again")
+		if err != nil || p != again.Self() || p.Instance != "node-1" {
+			t.Fatalf("it is found as %+v, %v, want %+v", p, err, again.Self())
+		}
+		var name string
+		if err := a.Call(t.Context(), p, "name", nil, &name); err != nil || name != "b-again" {
+			t.Errorf("calling it: %q, %v", name, err)
+		}
+	})
 }
 
 func TestNewRefusesWhatCannotWork(t *testing.T) {

@@ -85,7 +85,7 @@ type ManagementConfig struct {
 
 // ReplicaConfig names this process among its like.
 type ReplicaConfig struct {
-	ID string `koanf:"id" usage:"name of this replica (default: host name and a random suffix)"`
+	ID string `koanf:"id" usage:"name of this replica (default: kafka.group_instance_id if set, else host name and a random suffix)"`
 
 	// AdvertisedURL is where other replicas reach the API's listener, directly and
 	// not through a load balancer. Default: the listener's address, with one of the

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -66,9 +67,7 @@ func newGateway(ctx context.Context, c Config, logger *slog.Logger) (_ *gateway,
 	if err := partitionqueue.Check(); err != nil {
 		return nil, err
 	}
-	if c.Replica.ID == "" {
-		c.Replica.ID = randomReplicaID()
-	}
+	c.Replica.ID = replicaID(c)
 	g := &gateway{config: c, logger: logger, api: &listener{}, management: &listener{}}
 	defer func() {
 		if err != nil {
@@ -317,6 +316,12 @@ func readableDuration(_ []string, a slog.Attr) slog.Attr {
 		a.Value = slog.StringValue(a.Value.Duration().String())
 	}
 	return a
+}
+
+// replicaID is the replica's id: the one configured, or that by which Kafka knows the
+// replica over restarts, or one made up.
+func replicaID(c Config) string {
+	return cmp.Or(c.Replica.ID, c.Kafka.GroupInstanceID, randomReplicaID())
 }
 
 // randomReplicaID is the host's name and what tells two processes on it apart.

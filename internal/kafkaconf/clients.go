@@ -106,6 +106,10 @@ func hide(m kafka.ConfigMap, names []string) {
 // Control is the configuration of a member of the control group, whose only
 // business is to be a member: it reads and commits nothing. The group is always a
 // classic one, and its assignor leaves a partition with the member that has it.
+//
+// The member is a dynamic one, whatever InstanceID says. Its client.id tells who it
+// is and where it is reached, and of a static member that comes back within its
+// session a classic coordinator keeps the client.id that it had before.
 func (c Config) Control(group string) kafka.ConfigMap {
 	m := c.base(producerOnly)
 	delete(m, "group.remote.assignor") // of KIP-848
@@ -113,9 +117,6 @@ func (c Config) Control(group string) kafka.ConfigMap {
 	m["group.id"] = group
 	m["group.protocol"] = Classic
 	m["partition.assignment.strategy"] = defaultAssignor
-	if c.InstanceID != "" {
-		m["group.instance.id"] = c.InstanceID
-	}
 	if _, given := m["session.timeout.ms"]; !given {
 		m["session.timeout.ms"] = controlSessionMs
 		m["heartbeat.interval.ms"] = controlHeartbeatMs

@@ -36,8 +36,8 @@ type Config struct {
 	// means librdkafka's own.
 	ClientID string
 
-	// InstanceID is the group.instance.id of the process's members in their groups:
-	// one that comes back within the session timeout takes its partitions up again
+	// InstanceID is the group.instance.id of the process's members in the groups of
+	// webhooks: one that comes back within the session timeout takes its partitions up again
 	// without a rebalance. No two processes may have the same. Empty means dynamic
 	// members.
 	InstanceID string

@@ -189,7 +189,7 @@ func TestTheControlGroupIsAlwaysClassicAndItsAssignorLeavesTheLeader(t *testing.
 	})
 	c = Config{InstanceID: "i-1", Properties: map[string]string{"session.timeout.ms": "6000", "partition.assignment.strategy": "range"}}
 	want(t, c.Control("r.control"), kafka.ConfigMap{
-		"session.timeout.ms": "6000", "heartbeat.interval.ms": nil, "group.instance.id": "i-1",
+		"session.timeout.ms": "6000", "heartbeat.interval.ms": nil, "group.instance.id": nil, // it tells its address by client.id
 		"partition.assignment.strategy": "cooperative-sticky",
 	})
 }

@@ -293,6 +293,46 @@ func TestM16_StaticMemberRestarts(t *testing.T) {
 	f.finish(t)
 }
 
+// TestM16_StaticMemberUnderAnotherName restarts a static member within its session as
+// a replica of another id at another address, of which the broker does not hear: it
+// keeps the client.id that it had. The others have to find it all the same.
+func TestM16_StaticMemberUnderAnotherName(t *testing.T) {
+	node, _ := nodeOf(t)
+	f := newField(t, node.Brokers(), partitions, lively)
+	f.static(t)
+	f.run(t, nil)
+	own := f.members(t)["a"]
+	asked := time.Now()
+	if code, _ := f.gateways["a"].Terminate(t); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
+	}
+	f.configs["a"] = f.configs["a"].Replica(t, "again")
+	f.start(t, "a")
+	if took := time.Since(asked); took > session {
+		t.Fatalf("the restart took %v, longer than a session: it proves nothing", took)
+	}
+	f.awaitMore(t, f.receiver.Distinct(f.id)+rate)
+	open := f.leaveOpen(t, own[0])
+	api := f.gateways["b"].API
+	if reply, err := api.AckFields(t.Context(), f.receiver, open, ""); err != nil || reply.Status != http.StatusOK {
+		t.Errorf("an ack by fields, by way of b: %+v, %v, want it counted", reply, err)
+	}
+	f.receiver.SetScript(lively)
+	for _, call := range []struct {
+		status       int
+		method, path string
+	}{
+		{http.StatusOK, http.MethodPost, "/pause"},
+		{http.StatusOK, http.MethodPost, "/resume"},
+		{http.StatusNoContent, http.MethodDelete, ""},
+	} {
+		began := time.Now()
+		api.Must(t, call.status, call.method, "/v1/webhooks/"+f.id+call.path, nil)
+		checkWithin(t, call.method+call.path, time.Since(began), soon)
+	}
+	f.flow.Stop(t)
+}
+
 // TestM17_DuplicateStaticID starts a second gateway with the instance id of
 // another: the first one has to say so and end, and the group has to come to rest.
 func TestM17_DuplicateStaticID(t *testing.T) {
