@@ -21,6 +21,13 @@ type health struct {
 
 func (h *health) heard(at time.Time) { h.last.Store(&at) }
 
+// leastAge is how long ago a broker answered when a replica counts as cut off. One
+// that is not hears from it more often.
+const leastAge = healthInterval + healthTimeout + time.Second
+
+// cutOff tells whether what this replica has read may be out of date.
+func (h *health) cutOff() bool { return !h.answers.Load() || time.Since(*h.last.Load()) >= leastAge }
+
 // Ready returns nil, or why the gateway cannot serve.
 func (m *Manager) Ready() error {
 	if m.draining.Load() {

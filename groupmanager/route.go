@@ -12,6 +12,7 @@ import (
 	"github.com/kpush/kpush/acker"
 	"github.com/kpush/kpush/internal/telemetry"
 	"github.com/kpush/kpush/replica"
+	"github.com/kpush/kpush/webhooks"
 )
 
 const (
@@ -58,10 +59,13 @@ func (m *Manager) Ack(ctx context.Context, r AckRequest) (AckAnswer, error) {
 	defer cancel()
 	t, group, err := m.target(r)
 	var a AckAnswer
-	if err == nil {
+	switch {
+	case err == nil:
 		if a, err = m.ackHere(ctx, t, r); errors.Is(err, errNotHeld) {
 			a, err = m.ackElsewhere(ctx, t, group, r)
 		}
+	case errors.Is(err, ErrWebhookNotFound):
+		a, err = m.ackUnknown(ctx, t, r)
 	}
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		err = ErrNoOwner
@@ -72,6 +76,29 @@ func (m *Manager) Ack(ctx context.Context, r AckRequest) (AckAnswer, error) {
 	}
 	m.countAck(a.Result)
 	return a, nil
+}
+
+// ackUnknown answers an ack for a webhook that is not in what this replica has read
+// of the registry. The replica that sent the delivery may have read more. Without
+// it that is an answer only where the registry is read up to now: a webhook that
+// was made since a replica was cut off from Kafka is none that does not exist.
+func (m *Manager) ackUnknown(ctx context.Context, t target, r AckRequest) (AckAnswer, error) {
+	if t.owner != "" && t.owner != m.peers.Self().ID {
+		if sender, err := m.peers.Find(ctx, t.owner); err == nil {
+			if a, err := m.ackAt(ctx, sender, r); !errors.Is(err, ErrNoOwner) {
+				return a, err
+			}
+		}
+	}
+	return AckAnswer{}, m.notFound()
+}
+
+// notFound is the error for a webhook that this replica does not know.
+func (m *Manager) notFound() error {
+	if m.health.cutOff() {
+		return fmt.Errorf("%w: this replica has not heard of Kafka for %v", ErrNoOwner, m.Age())
+	}
+	return ErrWebhookNotFound
 }
 
 // ackElsewhere passes an ack on to the owner: the replica that sent the delivery,
@@ -125,6 +152,9 @@ func (m *Manager) ackHeld(ctx context.Context, r AckRequest) (AckAnswer, error) 
 	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
 	t, _, err := m.target(r)
+	if errors.Is(err, ErrWebhookNotFound) {
+		err = m.notFound()
+	}
 	if err != nil {
 		return AckAnswer{}, err
 	}
@@ -178,8 +208,11 @@ func (m *Manager) target(r AckRequest) (t target, group string, err error) {
 		t.webhook = m.webhookOf(t.tenant, r.GroupID)
 	}
 	e, err := m.registry.Get(t.tenant, t.webhook)
-	if err != nil {
+	switch {
+	case errors.Is(err, webhooks.ErrNotFound):
 		return t, "", ErrWebhookNotFound
+	case err != nil: // it has not been read yet, or not by this build
+		return t, "", fmt.Errorf("%w: %v", ErrNoOwner, err)
 	}
 	if !e.Webhook.Chooses(t.topic) || t.partition < 0 {
 		return t, "", ErrPartitionNotFound
