@@ -17,17 +17,21 @@ type change struct {
 	reply  chan<- outcome                                  // has room for one
 }
 
-// verdict is what a change comes to: nothing to write, a tombstone, or an entry.
+// verdict is what a change comes to: nothing to write, a tombstone, a deletion, or
+// an entry.
 type verdict struct {
-	write  bool
-	remove bool
-	entry  Entry // the answer, and with write what is written
+	write    bool
+	remove   bool
+	deletion *Deletion // nil: it is about an entry. The answer, and with write what is written
+	entry    Entry     // the answer, and with write what is written
 }
 
 type outcome struct {
-	entry   Entry
-	changed bool
-	err     error
+	entry    Entry
+	deletion *Deletion
+	revision int64 // of what was written
+	changed  bool
+	err      error
 }
 
 // Create adds a webhook, which has to be complete and valid, and makes its
@@ -43,6 +47,8 @@ func (r *Registry) Create(ctx context.Context, w Webhook, pinned map[string]Pinn
 		switch {
 		case err == nil:
 			return verdict{}, ErrExists
+		case errors.Is(err, ErrDeleting):
+			return verdict{}, fmt.Errorf("%w: the former webhook's deletion is under way", ErrUnavailable)
 		case !errors.Is(err, ErrNotFound):
 			return verdict{}, err
 		case r.groupInUse(w.GroupID):
@@ -111,11 +117,12 @@ func (r *Registry) SetState(ctx context.Context, tenant, id string, s State, rea
 	return done.entry, done.err
 }
 
-// Delete removes a webhook, also one that cannot be read. Errors are ErrNotFound,
+// Delete removes for good what there is of a webhook, also one that cannot be read:
+// the webhook, or the Deletion that BeginDelete has left. Errors are ErrNotFound,
 // ErrNotLeader, ErrUnavailable and ctx's own.
 func (r *Registry) Delete(ctx context.Context, tenant, id string) error {
 	done := r.change(ctx, key(tenant, id), func(_ Entry, err error) (verdict, error) {
-		if errors.Is(err, ErrNotFound) {
+		if errors.Is(err, ErrNotFound) && !errors.Is(err, ErrDeleting) {
 			return verdict{}, err
 		}
 		return verdict{write: true, remove: true}, nil
@@ -143,6 +150,11 @@ func (r *Registry) groupInUse(group string) bool {
 	}
 	for _, u := range r.aside {
 		if u.group == group {
+			return true
+		}
+	}
+	for _, d := range r.deletions {
+		if d.GroupID == group {
 			return true
 		}
 	}
@@ -183,7 +195,7 @@ func (r *Registry) change(ctx context.Context, recordKey string, decide func(Ent
 		return outcome{err: ctx.Err()}
 	}
 	if done.changed {
-		if err := r.readBack(ctx, done.entry.Revision); err != nil {
+		if err := r.readBack(ctx, done.revision); err != nil {
 			return outcome{err: err}
 		}
 	}

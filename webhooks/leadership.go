@@ -100,23 +100,35 @@ func (l *leadership) serve(working context.Context, c change) outcome {
 			return outcome{err: unavailable(err)}
 		}
 	}
-	return outcome{entry: v.entry, err: refusal}
+	return outcome{entry: v.entry, deletion: v.deletion, err: refusal}
 }
 
 // carryOut writes what a change has come to.
 func (l *leadership) carryOut(ctx context.Context, recordKey string, v verdict) outcome {
-	var value []byte
-	if !v.remove {
-		var err error
-		if value, err = encode(v.entry, l.keys); err != nil {
-			return outcome{err: err}
-		}
+	value, err := v.value(l.keys)
+	if err != nil {
+		return outcome{err: err}
 	}
 	if err := l.append(ctx, recordKey, value); err != nil {
 		return outcome{err: unavailable(err)}
 	}
 	v.entry.Revision = l.last
-	return outcome{entry: v.entry, changed: true}
+	if v.deletion != nil {
+		v.deletion.Revision = l.last
+	}
+	return outcome{entry: v.entry, deletion: v.deletion, revision: l.last, changed: true}
+}
+
+// value is what is written of a verdict; nil is a tombstone.
+func (v *verdict) value(keys *Keys) ([]byte, error) {
+	switch {
+	case v.remove:
+		return nil, nil
+	case v.deletion != nil:
+		return encodeDeletion(v.deletion)
+	default:
+		return encode(v.entry, keys)
+	}
 }
 
 // settle makes sure that everything written so far has been read back, so that a

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -20,7 +21,7 @@ import (
 func TestRegistryAgainstAModel(t *testing.T) {
 	keys := ring(t, testKey(1))
 	rapid.Check(t, func(rt *rapid.T) {
-		m := &model{log: newMemory(), keys: keys, entries: map[string]Entry{}, leader: -1}
+		m := &model{log: newMemory(), keys: keys, entries: map[string]Entry{}, deletions: map[string]Deletion{}, leader: -1}
 		for range 3 {
 			m.processes = append(m.processes, follow(t, m.log.open(), keys, slog.DiscardHandler))
 		}
@@ -35,6 +36,7 @@ func TestRegistryAgainstAModel(t *testing.T) {
 			"replace":   m.replace,
 			"set state": m.setState,
 			"delete":    m.delete,
+			"begin":     m.beginDelete,
 			"confirm":   m.confirm,
 			"fate":      m.decree,
 			"compact":   func(rt *rapid.T) { m.log.compact(rapid.Bool().Draw(rt, "tombstones")) },
@@ -51,6 +53,7 @@ type model struct {
 	keys      *Keys
 	processes []*process
 	entries   map[string]Entry
+	deletions map[string]Deletion
 	leader    int  // index of the process that took the log over last; -1: it has resigned
 	fate      fate // of the next append
 	unsure    bool // the leader does not know what was written before
@@ -144,10 +147,14 @@ func (m *model) create(rt *rapid.T) {
 	pinned := map[string]Pinned{"orders": {TopicID: strings.Repeat("0f", 16), Partitions: rapid.Int32Range(1, 9).Draw(rt, "partitions")}}
 	var decided error
 	_, exists := m.entries[w.ID]
-	used := slices.ContainsFunc(slices.Collect(maps.Values(m.entries)), func(e Entry) bool { return e.Webhook.GroupID == w.GroupID })
+	_, going := m.deletions[w.ID]
+	used := slices.ContainsFunc(slices.Collect(maps.Values(m.entries)), func(e Entry) bool { return e.Webhook.GroupID == w.GroupID }) ||
+		slices.ContainsFunc(slices.Collect(maps.Values(m.deletions)), func(d Deletion) bool { return d.GroupID == w.GroupID })
 	switch {
 	case exists:
 		decided = ErrExists
+	case going:
+		decided = ErrUnavailable
 	case used:
 		decided = ErrGroupInUse
 	}
@@ -215,13 +222,43 @@ func (m *model) delete(rt *rapid.T) {
 	id, i := ids.Draw(rt, "id"), m.process(rt)
 	var decided error
 	_, exists := m.entries[id]
-	if !exists {
+	_, going := m.deletions[id]
+	if !exists && !going {
 		decided = ErrNotFound
 	}
-	isWritten, want := m.play(i, decided, exists)
+	isWritten, want := m.play(i, decided, exists || going)
 	expect(rt, "Delete", m.processes[i].Delete(context.Background(), DefaultTenant, id), want)
 	if isWritten {
 		delete(m.entries, id)
+		delete(m.deletions, id)
+	}
+}
+
+func (m *model) beginDelete(rt *rapid.T) {
+	id, i := ids.Draw(rt, "id"), m.process(rt)
+	offsets := rapid.Bool().Draw(rt, "offsets")
+	var decided error
+	e, exists := m.entries[id]
+	before, going := m.deletions[id]
+	want := Deletion{Tenant: DefaultTenant, ID: id, GroupID: e.Webhook.GroupID, Offsets: offsets}
+	switch {
+	case going:
+		want.GroupID, want.Offsets = before.GroupID, before.Offsets || offsets
+	case !exists:
+		decided = ErrNotFound
+	}
+	isWritten, wantErr := m.play(i, decided, exists || going && want.Offsets != before.Offsets)
+	got, err := m.processes[i].BeginDelete(context.Background(), DefaultTenant, id, offsets)
+	expect(rt, "BeginDelete", err, wantErr)
+	if isWritten {
+		want.Revision = m.log.end()
+		delete(m.entries, id)
+		m.deletions[id] = want
+	} else if going {
+		want.Revision = before.Revision
+	}
+	if got.Since = (time.Time{}); err == nil && got != want {
+		rt.Fatalf("BeginDelete: %+v, want %+v", got, want)
 	}
 }
 
@@ -268,6 +305,14 @@ func (m *model) check(rt *rapid.T) {
 		}
 		if diff := cmp.Diff(want, p.List(DefaultTenant)); diff != "" {
 			rt.Fatalf("process %d reads (-want +got):\n%s", i, diff)
+		}
+		deletions := map[string]Deletion{}
+		for _, d := range p.Deletions() {
+			d.Since = time.Time{}
+			deletions[d.ID] = d
+		}
+		if diff := cmp.Diff(m.deletions, deletions); diff != "" {
+			rt.Fatalf("process %d reads deletions (-want +got):\n%s", i, diff)
 		}
 	}
 }

@@ -70,7 +70,7 @@ type Log interface {
 // methods may be called concurrently.
 //
 // A stored record that cannot be read (ErrUnreadable) is logged and kept aside:
-// it is not listed, and nothing but Delete overwrites it.
+// it is not listed, and nothing but a deletion overwrites it.
 type Registry struct {
 	log    Log
 	keys   *Keys
@@ -80,12 +80,13 @@ type Registry struct {
 	done    chan struct{}              // closed when Run has returned
 	leading atomic.Pointer[leadership] // nil while Lead does not run
 
-	mu       sync.RWMutex
-	entries  map[string]Entry      // by record key; immutable once in here
-	aside    map[string]unreadable // by record key
-	applied  int64                 // offset applied last; -1 before the first
-	moved    chan struct{}         // closed and made anew whenever applied has risen
-	watchers map[chan struct{}]struct{}
+	mu        sync.RWMutex
+	entries   map[string]Entry      // by record key; immutable once in here
+	aside     map[string]unreadable // by record key
+	deletions map[string]Deletion   // by record key
+	applied   int64                 // offset applied last; -1 before the first
+	moved     chan struct{}         // closed and made anew whenever applied has risen
+	watchers  map[chan struct{}]struct{}
 }
 
 // unreadable is a record that cannot be read.
@@ -98,13 +99,14 @@ type unreadable struct {
 func NewRegistry(log Log, keys *Keys, logger *slog.Logger) *Registry {
 	return &Registry{
 		log: log, keys: keys, logger: logger,
-		ready:    make(chan struct{}),
-		done:     make(chan struct{}),
-		entries:  map[string]Entry{},
-		aside:    map[string]unreadable{},
-		applied:  -1,
-		moved:    make(chan struct{}),
-		watchers: map[chan struct{}]struct{}{},
+		ready:     make(chan struct{}),
+		done:      make(chan struct{}),
+		entries:   map[string]Entry{},
+		aside:     map[string]unreadable{},
+		deletions: map[string]Deletion{},
+		applied:   -1,
+		moved:     make(chan struct{}),
+		watchers:  map[chan struct{}]struct{}{},
 	}
 }
 
@@ -133,8 +135,8 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-// Get returns one webhook. Errors are ErrNotFound, ErrUnreadable, and
-// ErrUnavailable before the registry is ready.
+// Get returns one webhook. Errors are ErrNotFound, also while it is being deleted,
+// ErrUnreadable, and ErrUnavailable before the registry is ready.
 func (r *Registry) Get(tenant, id string) (Entry, error) {
 	if !r.isReady() {
 		return Entry{}, ErrUnavailable
@@ -152,6 +154,9 @@ func (r *Registry) lookup(recordKey string) (Entry, error) {
 	}
 	if u, ok := r.aside[recordKey]; ok {
 		return Entry{}, fmt.Errorf("%w: %w", ErrUnreadable, u.why)
+	}
+	if _, ok := r.deletions[recordKey]; ok {
+		return Entry{}, ErrDeleting
 	}
 	return Entry{}, ErrNotFound
 }
@@ -196,7 +201,8 @@ func (r *Registry) apply(recordKey string, value []byte, offset int64) {
 	}
 	var entry Entry
 	var err error
-	if known && value != nil {
+	deletion, deleted := decodeDeletion(recordKey, value, offset)
+	if known && value != nil && !deleted {
 		if entry, err = decodeEntry(recordKey, value, offset, r.keys); err != nil {
 			r.logger.Error("a webhook in the registry cannot be read and is not run",
 				"key", recordKey, "offset", offset, "error", err)
@@ -208,7 +214,10 @@ func (r *Registry) apply(recordKey string, value []byte, offset int64) {
 	if known {
 		delete(r.entries, recordKey)
 		delete(r.aside, recordKey)
+		delete(r.deletions, recordKey)
 		switch {
+		case deleted:
+			r.deletions[recordKey] = deletion
 		case err != nil:
 			r.aside[recordKey] = unreadable{err, entry.Webhook.GroupID}
 		case value != nil:
