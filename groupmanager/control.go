@@ -49,6 +49,9 @@ func (m *Manager) Create(ctx context.Context, w webhooks.Webhook) (webhooks.Entr
 // "latest" after the first has had its answer: what was produced in between would
 // never be delivered.
 func (m *Manager) create(ctx context.Context, w webhooks.Webhook) (change, error) {
+	if err := m.awaitDeletion(ctx, w); err != nil {
+		return change{}, err
+	}
 	unlock, err := m.groupLocks.lock(ctx, w.GroupID)
 	if err != nil {
 		return change{}, err
@@ -60,6 +63,9 @@ func (m *Manager) create(ctx context.Context, w webhooks.Webhook) (change, error
 	known := time.Now()
 	if _, err := m.registry.Get(w.Tenant, w.ID); err == nil {
 		return change{}, webhooks.ErrExists
+	}
+	if m.deleting(w) {
+		return change{}, unavailable(errors.New("the deletion of a former webhook has begun meanwhile"))
 	}
 	if m.webhookOf(w.Tenant, w.GroupID) != "" {
 		return change{}, webhooks.ErrGroupInUse
@@ -215,59 +221,6 @@ func topicOr(err error) error {
 		return err
 	}
 	return unavailable(err)
-}
-
-// Delete removes a webhook. When it returns no request is sent any more by any
-// replica, except those under way. With offsets, the Kafka group and its offsets
-// are removed once all members have left. With webhooks.ErrUnavailable the webhook
-// may be gone already, and not every replica may know.
-func (m *Manager) Delete(ctx context.Context, tenant, id string, offsets bool) error {
-	in := deleteRequest{webhookTarget{tenant, id}, offsets}
-	c, err := lead(ctx, m, operationDelete, in, func(ctx context.Context) (change, error) { return m.remove(ctx, in) })
-	if err != nil {
-		return err
-	}
-	return m.await(ctx, c.Revision)
-}
-
-// remove is Delete at the leader.
-func (m *Manager) remove(ctx context.Context, in deleteRequest) (change, error) {
-	e, err := m.standing(ctx, in.Tenant, in.ID)
-	if err != nil && !errors.Is(err, webhooks.ErrUnreadable) {
-		return change{}, err
-	}
-	if err := m.registry.Delete(ctx, in.Tenant, in.ID); err != nil {
-		return change{}, err
-	}
-	revision := m.registry.Revision() // not before the deletion's
-	if err := m.quiesceAll(ctx, e.Webhook.GroupID, quiesceRequest{in.webhookTarget, revision}); err != nil {
-		return change{}, err
-	}
-	if in.Offsets && e.Webhook.GroupID != "" {
-		if err := m.deleteGroup(ctx, e.Webhook.GroupID); err != nil {
-			return change{}, unavailable(err)
-		}
-	}
-	return change{Revision: revision}, nil
-}
-
-// deleteGroup waits until everybody has left the group, and removes it. The wait
-// is not only politeness: a deletion that Kafka refuses costs the admin client.
-func (m *Manager) deleteGroup(ctx context.Context, group string) error {
-	for {
-		members, err := m.cluster.members(ctx, group)
-		if err != nil {
-			return err
-		}
-		if len(members) == 0 {
-			return m.cluster.deleteGroup(ctx, group)
-		}
-		select {
-		case <-time.After(membersPause):
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for group %q to be left: %w", group, ctx.Err())
-		}
-	}
 }
 
 // Pause stops deliveries and keeps the members in their group. Idempotent. When it

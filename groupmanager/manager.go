@@ -70,7 +70,7 @@ type Manager struct {
 	acks     metric.Int64Counter
 	moved    metric.Int64Counter
 
-	groupLocks keyLocks // by Kafka group: Manager.create
+	groupLocks keyLocks // by Kafka group: Manager.create, Manager.finishDeletion
 	seekLocks  keyLocks // by webhook: Manager.seek
 	owners     owners
 	failing    failingElsewhere
@@ -178,6 +178,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	side.Go(func() { m.disableGone(ctx) })
 	side.Go(func() { m.watchTopics(ctx) })
 	side.Go(func() { m.watchReplaced(ctx, end) })
+	side.Go(func() { m.finishDeletions(ctx) })
 	side.Go(m.drainReports)
 
 	var running sync.WaitGroup
