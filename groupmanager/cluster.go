@@ -36,6 +36,7 @@ type topicInfo struct {
 type cluster struct {
 	admin         *kafka.AdminClient
 	registryTopic string // no pattern's business
+	ours          kafkaconf.Members
 	// tainted is set when a group deletion failed: closing the client would then
 	// abort the process (rkq_refcnt > 0 in librdkafka 2.11).
 	tainted atomic.Bool
@@ -46,7 +47,7 @@ func newCluster(conf kafka.ConfigMap, registryTopic string) (*cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the admin client: %w", err)
 	}
-	return &cluster{admin: admin, registryTopic: registryTopic}, nil
+	return &cluster{admin: admin, registryTopic: registryTopic, ours: kafkaconf.MembersOf(registryTopic)}, nil
 }
 
 func (c *cluster) close() {

@@ -45,7 +45,8 @@ type Config struct {
 	Peers Peers
 
 	// RegistryTopic is matched by no pattern of topics, and no webhook may name it.
-	// Topics whose names begin with __ are matched by none either.
+	// Topics whose names begin with __ are matched by none either. By its name a
+	// replica knows the members of its own installation in the groups of webhooks.
 	RegistryTopic string
 
 	AckURL    string // told to receivers
@@ -106,7 +107,8 @@ func New(cfg Config) (*Manager, error) {
 	if cfg.DrainTimeout == 0 {
 		cfg.DrainTimeout = 25 * time.Second
 	}
-	cfg.Kafka.ClientID = clientPrefix + cfg.ReplicaID // by which the owner of a partition is found
+	// By this the owner of a partition is found.
+	cfg.Kafka.ClientID = kafkaconf.MembersOf(cfg.RegistryTopic).ClientID(cfg.ReplicaID)
 	admin := cfg.Kafka.Admin()
 	delete(admin, "go.logs.channel.enable") // an admin client has no log channel
 	cluster, err := newCluster(admin, cfg.RegistryTopic)

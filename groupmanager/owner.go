@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -14,9 +13,6 @@ import (
 	"github.com/kpush/kpush/internal/kafkaconf"
 	"github.com/kpush/kpush/replica"
 )
-
-// clientPrefix stands before the replica id in the client.id of our members.
-const clientPrefix = "kpush-"
 
 const (
 	// ownersTrusted is how long the description of a group is believed.
@@ -59,15 +55,15 @@ func (c *cluster) group(ctx context.Context, group string) (groupState, error) {
 		}
 		state.rebalancing = g.State == kafka.ConsumerGroupStatePreparingRebalance || g.State == kafka.ConsumerGroupStateCompletingRebalance
 		for _, m := range g.Members {
-			state.members = append(state.members, memberOf(m))
+			state.members = append(state.members, c.memberOf(m))
 		}
 	}
 	return state, nil
 }
 
-func memberOf(m kafka.MemberDescription) groupMember {
+func (c *cluster) memberOf(m kafka.MemberDescription) groupMember {
 	member := groupMember{instance: m.GroupInstanceID}
-	if id, ours := strings.CutPrefix(m.ClientID, clientPrefix); ours {
+	if id, ours := c.ours.Replica(m.ClientID); ours {
 		member.replica = id
 	}
 	for _, tp := range m.Assignment.TopicPartitions {

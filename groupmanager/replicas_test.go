@@ -14,6 +14,7 @@ import (
 
 	"github.com/kpush/kpush/groupmanager"
 	"github.com/kpush/kpush/internal/gatewaytest"
+	"github.com/kpush/kpush/internal/kafkaconf"
 	"github.com/kpush/kpush/webhooks"
 )
 
@@ -461,6 +462,37 @@ func TestAReplicaThatDoesNotAnswerHoldsUpAPauseAndADeletion(t *testing.T) {
 		t.Errorf("delete, when the silent replica is gone: %v", err)
 	}
 	leader.ended(t, "shipping")
+}
+
+// Installations with registries of their own may share a cluster, and a group. Nobody
+// can ask the other's replica whether it has stopped, nor has to.
+func TestAMemberOfAnotherInstallationHoldsUpNothing(t *testing.T) {
+	h := newHouse(t, gatewaytest.OK)
+	h.kafka.CreateTopic(t, "orders", 2)
+	h.webhook(t, "billing", "orders")
+	const group = "kpush.default.billing"
+	gatewaytest.DialKafka(t, h.brokers, kgo.ConsumerGroup(group), kgo.ConsumeTopics("orders"), kgo.DisableAutoCommit(),
+		kgo.Balancers(kgo.CooperativeStickyBalancer()), kgo.ClientID(kafkaconf.MembersOf("__kpush_of_another").ClientID("gateway-1")))
+	gatewaytest.Await(t, patience, func() error {
+		if g, err := h.kafka.Admin().DescribeGroups(t.Context(), group); err != nil || len(g[group].Members) != 2 {
+			return fmt.Errorf("%d members, %v, want two", len(g[group].Members), err)
+		}
+		return nil
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), patience/3)
+	defer cancel()
+	if _, err := h.Pause(ctx, "default", "billing"); err != nil {
+		t.Errorf("pause: %v", err)
+	}
+	if err := h.Delete(ctx, "default", "billing", false); err != nil {
+		t.Errorf("delete: %v", err)
+	}
+	// It is in the way like anybody else.
+	w := h.spec(t, "other", "orders", earliest, func(w *webhooks.Webhook) { w.GroupID, w.Topics = group, []string{"more"} })
+	h.kafka.CreateTopic(t, "more", 1)
+	if _, err := h.Create(t.Context(), w); !errors.Is(err, webhooks.ErrGroupInUse) {
+		t.Errorf("a webhook with a group that others are in: %v, want ErrGroupInUse", err)
+	}
 }
 
 func TestGoneAtOneReplicaDisablesTheWebhookAtAll(t *testing.T) {

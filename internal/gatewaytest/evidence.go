@@ -78,14 +78,14 @@ type Reset struct {
 
 // Holding is a time in which a gateway held a partition, by its own word.
 type Holding struct {
-	Client    string // client.id of its members: "kpush-" and the replica's id
+	Client    string // client.id of its members, see Config.Client
 	Partition Partition
 	From, To  time.Time // a zero To has not come, or the gateway ended without a word
 }
 
 // HardEnd is the moment at which a replica was killed, stopped or cut off.
 type HardEnd struct {
-	Client string // client.id of its members: "kpush-" and the replica's id
+	Client string // client.id of its members, see Config.Client
 	At     time.Time
 }
 

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/kpush/kpush/internal/childprocess"
+	"github.com/kpush/kpush/internal/kafkaconf"
 )
 
 // RaceEnv, when it is not empty, has the gateway built with the race detector.
@@ -164,7 +165,7 @@ func (c Config) Replica(t testing.TB, name string) Config {
 func (c Config) ReplicaID() string { return c.replica }
 
 // Client is the client.id of the gateway's members in the groups of webhooks.
-func (c Config) Client() string { return "kpush-" + c.replica }
+func (c Config) Client() string { return kafkaconf.MembersOf(c.registry).ClientID(c.replica) }
 
 // API is a client of the gateway's API.
 func (c Config) API() *API { return NewAPI("http://"+c.listen, c.token) }

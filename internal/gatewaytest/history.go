@@ -35,7 +35,7 @@ type Generation struct {
 // Member is one member of a group in one generation.
 type Member struct {
 	ID       string
-	Client   string // client.id: "kpush-" and the replica's id
+	Client   string // client.id, see Config.Client
 	Instance string // group.instance.id, empty for a dynamic member
 	Assigned []Partition
 }
