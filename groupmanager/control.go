@@ -74,10 +74,14 @@ func (m *Manager) create(ctx context.Context, w webhooks.Webhook) (change, error
 	if err != nil {
 		return change{}, err
 	}
+	pinned := pinnedTopics(topics)
+	if err := webhooks.CheckPinned(pinned); err != nil {
+		return change{}, err
+	}
 	if err := m.pinStart(ctx, w, topics, known); err != nil {
 		return change{}, err
 	}
-	e, err := m.registry.Create(ctx, w, pinnedTopics(topics))
+	e, err := m.registry.Create(ctx, w, pinned)
 	return change{Revision: e.Revision, Created: true, entry: e}, err
 }
 

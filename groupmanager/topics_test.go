@@ -2,10 +2,15 @@ package groupmanager_test
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
+
+	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/kpush/kpush/groupmanager"
 	"github.com/kpush/kpush/internal/gatewaytest"
+	"github.com/kpush/kpush/webhooks"
 )
 
 func TestAPatternChoosesTheTopicsThatMatchNow(t *testing.T) {
@@ -32,5 +37,24 @@ func TestAPatternChoosesTheTopicsThatMatchNow(t *testing.T) {
 	ack := groupmanager.AckRequest{Tenant: "default", WebhookID: "billing", Topic: "other", Generation: 1}
 	if _, err := h.Ack(t.Context(), ack); !errors.Is(err, groupmanager.ErrPartitionNotFound) {
 		t.Errorf("an ack for a topic that does not match: %v", err)
+	}
+}
+
+func TestAPatternThatMatchesMoreTopicsThanCanBeKeptIsRefusedBeforeAnythingIsPinned(t *testing.T) {
+	h := newHouse(t, gatewaytest.OK)
+	names := make([]string, 3000)
+	for i := range names {
+		names[i] = fmt.Sprintf("orders-%s-%04d", strings.Repeat("x", 230), i)
+	}
+	if _, err := h.kafka.Admin().CreateTopics(t.Context(), 1, 1, nil, names...); err != nil {
+		t.Fatal(err)
+	}
+	var invalid *webhooks.ValidationError
+	_, err := h.Create(t.Context(), h.spec(t, "billing", "^orders-"))
+	if !errors.As(err, &invalid) || len(invalid.Fields) != 1 || invalid.Fields[0].Pointer != "/topics" {
+		t.Errorf("%v, want a complaint about /topics", err)
+	}
+	if got, err := h.kafka.Admin().FetchOffsets(t.Context(), "kpush.default.billing"); !errors.Is(err, kerr.GroupIDNotFound) {
+		t.Errorf("%d topics have offsets (%v) after the refusal, want no group", len(got), err)
 	}
 }

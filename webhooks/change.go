@@ -42,6 +42,9 @@ func (r *Registry) Create(ctx context.Context, w Webhook, pinned map[string]Pinn
 	if err := w.Validate(); err != nil {
 		return Entry{}, err
 	}
+	if err := CheckPinned(pinned); err != nil {
+		return Entry{}, err
+	}
 	w, pinned = w.Clone(), maps.Clone(pinned)
 	done := r.change(ctx, key(w.Tenant, w.ID), func(_ Entry, err error) (verdict, error) {
 		switch {
