@@ -34,6 +34,17 @@ func invalid(pointer, detail string) error {
 	return &invalidError{[]api.FieldError{{Pointer: pointer, Detail: detail}}}
 }
 
+// creationError is what came of creating a webhook whose id the client may not
+// know yet.
+type creationError struct {
+	id  string
+	err error
+}
+
+func (e *creationError) Error() string { return "creating webhook " + e.id + ": " + e.err.Error() }
+
+func (e *creationError) Unwrap() error { return e.err }
+
 // unreadyError says that the gateway is up and cannot do its work.
 type unreadyError struct{ reason string }
 
@@ -96,6 +107,9 @@ func statusOf(err error) problem {
 	if e, ok := errors.AsType[*invalidError](err); ok {
 		return notValid(e.fields)
 	}
+	if e, ok := errors.AsType[*creationError](err); ok {
+		return notCreated(e)
+	}
 	if e, ok := errors.AsType[*webhooks.ValidationError](err); ok {
 		fields := make([]api.FieldError, len(e.Fields))
 		for i, f := range e.Fields {
@@ -121,6 +135,17 @@ func statusOf(err error) problem {
 		}
 	}
 	return refusal(500, api.ErrorCodeInternal, "Internal error", "Something went wrong inside the gateway; its log tells what, under the request id.")
+}
+
+// notCreated is the problem of a creation. Where it is not known whether there is a
+// webhook now, trying again is not safe: it may make a second one, under another id.
+func notCreated(e *creationError) problem {
+	p := statusOf(e.err)
+	if p.status == http.StatusServiceUnavailable && !errors.Is(e.err, webhooks.ErrNotLeader) {
+		p.detail = fmt.Sprintf("Whether webhook %s was created is not known. GET it before you try again; "+
+			"if it is there, its secret was told to nobody: DELETE it first.", e.id)
+	}
+	return p
 }
 
 func notValid(fields []api.FieldError) problem {

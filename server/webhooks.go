@@ -17,7 +17,7 @@ func (o operations) CreateWebhook(ctx context.Context, r api.CreateWebhookReques
 	}
 	e, err := o.gateway.Create(ctx, w)
 	if err != nil {
-		return nil, err
+		return nil, &creationError{w.ID, err}
 	}
 	return api.CreateWebhook201JSONResponse{WebhookCreatedJSONResponse: created(e)}, nil
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -43,6 +44,37 @@ func TestCreateWebhook(t *testing.T) {
 	}
 	if got, want := response.Header.Get("Cache-Control"), "no-store"; got != want {
 		t.Errorf("Cache-Control %q, want %q: the answer holds a secret", got, want)
+	}
+}
+
+// A POST without an id that is sent again makes a second webhook: who was not told
+// whether the first one is there has to be able to look.
+func TestACreationOfUnknownFateTellsWhereToLook(t *testing.T) {
+	for name, tt := range map[string]struct {
+		err  error
+		body string
+		id   string // in the detail
+	}{
+		"Kafka does not answer":    {webhooks.ErrUnavailable, orders, "wh_"},
+		"the time is up":           {context.DeadlineExceeded, orders, "wh_"},
+		"another has taken over":   {fmt.Errorf("writing: %w", webhooks.ErrFenced), orders, "wh_"},
+		"with an id of the client": {webhooks.ErrUnavailable, strings.Replace(orders, "{", `{"id": "mine", `, 1), "mine"},
+		"nobody leads: it was not": {fmt.Errorf("%w: %w", webhooks.ErrUnavailable, webhooks.ErrNotLeader), orders, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, g := newServer(t)
+			g.err = tt.err
+			p := wantProblem(t, exchange{method: "POST", path: "/v1/webhooks", body: tt.body}.do(t, s), 503, api.ErrorCodeUnavailable)
+			if tt.id == "" {
+				if !strings.Contains(p.Detail, "Nothing was changed") {
+					t.Errorf("detail %q, want it to say that nothing was changed", p.Detail)
+				}
+				return
+			}
+			if !strings.Contains(p.Detail, "webhook "+tt.id) || strings.Contains(p.Detail, "safe") {
+				t.Errorf("detail %q, want it to name the webhook, and not to call trying again safe", p.Detail)
+			}
+		})
 	}
 }
 
