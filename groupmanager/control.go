@@ -146,7 +146,8 @@ func (m *Manager) onlyOurs(ctx context.Context, group string) bool {
 }
 
 // Put creates a webhook or replaces its content; the same content again changes
-// nothing. With ifMatch the stored revision must be that one (webhooks.ErrPrecondition).
+// nothing. With ifMatch there must be one, of that revision or for
+// webhooks.AnyRevision of whichever (webhooks.ErrPrecondition).
 func (m *Manager) Put(ctx context.Context, w webhooks.Webhook, ifMatch *int64) (e webhooks.Entry, created bool, err error) {
 	c, err := lead(ctx, m, operationPut, putRequest{w, ifMatch}, func(ctx context.Context) (change, error) { return m.put(ctx, w, ifMatch) })
 	if err != nil {

@@ -17,7 +17,8 @@ type Gateway interface {
 	Create(ctx context.Context, w webhooks.Webhook) (webhooks.Entry, error)
 
 	// Put registers or replaces a webhook. With ifMatch the revision that stands
-	// has to be that one, else the error is webhooks.ErrPrecondition.
+	// has to be that one, or webhooks.AnyRevision, else the error is
+	// webhooks.ErrPrecondition.
 	Put(ctx context.Context, w webhooks.Webhook, ifMatch *int64) (e webhooks.Entry, created bool, err error)
 
 	// Get and List tell webhooks with the state they are in now; List is ordered by id.

@@ -74,7 +74,7 @@ func (g *fakeGateway) Put(ctx context.Context, w webhooks.Webhook, ifMatch *int6
 	}
 	g.mu.Lock()
 	e, ok := g.entries[w.ID]
-	if ifMatch != nil && (!ok || *ifMatch != e.Revision) {
+	if ifMatch != nil && (!ok || *ifMatch != e.Revision && *ifMatch != webhooks.AnyRevision) {
 		g.mu.Unlock()
 		return webhooks.Entry{}, false, webhooks.ErrPrecondition
 	}

@@ -66,48 +66,19 @@ func (o operations) put(ctx context.Context, w webhooks.Webhook, ifMatch *string
 	if ifMatch == nil {
 		return o.gateway.Put(ctx, w, nil)
 	}
-	match, err := parseIfMatch(*ifMatch)
+	revisions, err := parseIfMatch(*ifMatch)
 	if err != nil {
 		return webhooks.Entry{}, false, err
 	}
-	if match.any {
-		return o.replace(ctx, w)
-	}
 	// Whether a revision stands is not for us to say: what we read may be behind
 	// what another replica has told the client.
-	for _, revision := range match.revisions {
+	for _, revision := range revisions {
 		e, isNew, err := o.gateway.Put(ctx, w, &revision)
 		if !errors.Is(err, webhooks.ErrPrecondition) {
 			return e, isNew, err
 		}
 	}
 	return webhooks.Entry{}, false, webhooks.ErrPrecondition
-}
-
-// replacePause comes before replace looks again.
-const replacePause = 20 * time.Millisecond
-
-// replace puts a webhook in the place of whichever revision stands. Should that
-// change under our hands, or be newer than what we read, it looks again.
-func (o operations) replace(ctx context.Context, w webhooks.Webhook) (webhooks.Entry, bool, error) {
-	for {
-		standing, err := o.gateway.Get(w.Tenant, w.ID)
-		if errors.Is(err, webhooks.ErrNotFound) {
-			return webhooks.Entry{}, false, webhooks.ErrPrecondition
-		}
-		if err != nil {
-			return webhooks.Entry{}, false, err
-		}
-		e, isNew, err := o.gateway.Put(ctx, w, &standing.Revision)
-		if !errors.Is(err, webhooks.ErrPrecondition) {
-			return e, isNew, err
-		}
-		select {
-		case <-time.After(replacePause):
-		case <-ctx.Done():
-			return webhooks.Entry{}, false, ctx.Err()
-		}
-	}
 }
 
 func (o operations) DeleteWebhook(ctx context.Context, r api.DeleteWebhookRequestObject) (api.DeleteWebhookResponseObject, error) {

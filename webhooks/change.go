@@ -65,12 +65,15 @@ func (r *Registry) Create(ctx context.Context, w Webhook, pinned map[string]Pinn
 	return done.entry, done.err
 }
 
+// AnyRevision, as the one expected, is whichever stands.
+const AnyRevision int64 = -1
+
 // Replace sets all that the owner of a webhook sets to what w holds; the secret,
 // the stored state, created_at and what was pinned stay. With the content that is there already
 // nothing is changed. A new value of start is stored and has no effect: the
 // group exists and goes on from its commits.
 //
-// ifMatch is the revision the caller expects, nil for any. Errors are
+// ifMatch is the revision the caller expects, AnyRevision or nil for any. Errors are
 // ErrNotFound, ErrPrecondition, ErrUnreadable, ErrNotLeader, ErrUnavailable, ctx's
 // own, and a *ValidationError, also for a group_id other than the stored one.
 func (r *Registry) Replace(ctx context.Context, w Webhook, ifMatch *int64) (e Entry, changed bool, err error) {
@@ -82,7 +85,7 @@ func (r *Registry) Replace(ctx context.Context, w Webhook, ifMatch *int64) (e En
 		switch old := current.Webhook; {
 		case err != nil:
 			return verdict{}, err
-		case ifMatch != nil && *ifMatch != current.Revision:
+		case ifMatch != nil && *ifMatch != current.Revision && *ifMatch != AnyRevision:
 			return verdict{}, ErrPrecondition
 		case w.GroupID != old.GroupID:
 			return verdict{}, &ValidationError{[]FieldError{{"/group_id", "cannot be changed"}}}

@@ -170,13 +170,15 @@ func (m *model) replace(rt *rapid.T) {
 	var ifMatch *int64
 	if rapid.Bool().Draw(rt, "if-match") {
 		ifMatch = new(old.Revision - rapid.Int64Range(0, 1).Draw(rt, "behind"))
+	} else if rapid.Bool().Draw(rt, "if any") {
+		ifMatch = new(AnyRevision)
 	}
 	var decided error
 	same, otherGroup := false, false
 	switch {
 	case !exists:
 		decided = ErrNotFound
-	case ifMatch != nil && *ifMatch != old.Revision:
+	case ifMatch != nil && *ifMatch != old.Revision && *ifMatch != AnyRevision:
 		decided = ErrPrecondition
 	case old.Webhook.GroupID != w.GroupID:
 		otherGroup = true
