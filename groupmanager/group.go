@@ -408,15 +408,15 @@ func (g *group) stop() {
 	g.again()
 }
 
-// find returns the live partition, the topics known and the member.
-func (g *group) find(tp topicPartition) (m *member, h held, ok bool, topics map[string]topicInfo) {
+// find returns the live partition and the member.
+func (g *group) find(tp topicPartition) (m *member, h held, ok bool) {
 	g.mu.Lock()
-	m, topics = g.member, g.topics
+	m = g.member
 	g.mu.Unlock()
 	if m != nil {
 		h, ok = m.find(tp)
 	}
-	return m, h, ok, topics
+	return m, h, ok
 }
 
 // describe tells what is known of a topic, and asks about one, or a partition of

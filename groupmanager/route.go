@@ -64,6 +64,9 @@ func (m *Manager) Ack(ctx context.Context, r AckRequest) (AckAnswer, error) {
 		if a, err = m.ackHere(ctx, t, r); errors.Is(err, errNotHeld) {
 			a, err = m.ackElsewhere(ctx, t, group, r)
 		}
+		if errors.Is(err, ErrNoOwner) && m.missing(ctx, t) {
+			err = ErrPartitionNotFound
+		}
 	case errors.Is(err, ErrWebhookNotFound):
 		a, err = m.ackUnknown(ctx, t, r)
 	}
@@ -76,6 +79,20 @@ func (m *Manager) Ack(ctx context.Context, r AckRequest) (AckAnswer, error) {
 	}
 	m.countAck(a.Result)
 	return a, nil
+}
+
+// missing tells whether a partition that nobody holds does not exist. One that is
+// known here does; of another the cluster is asked, for topics come and grow.
+func (m *Manager) missing(ctx context.Context, t target) bool {
+	g := m.find(t.tenant, t.webhook)
+	if g == nil || t.partition < g.known()[t.topic].partitions || m.health.cutOff() {
+		return false
+	}
+	found, err := m.cluster.topics(ctx, []string{t.topic})
+	if _, none := errors.AsType[*TopicError](err); none {
+		return true
+	}
+	return err == nil && t.partition >= found[t.topic].partitions
 }
 
 // ackUnknown answers an ack for a webhook that is not in what this replica has read
@@ -232,11 +249,8 @@ func (m *Manager) webhookOf(tenant, group string) string {
 
 // ack checks the generation against the live tenure and asks its lane.
 func (g *group) ack(ctx context.Context, t target, r AckRequest) (AckAnswer, error) {
-	m, h, ok, topics := g.find(t.topicPartition)
+	m, h, ok := g.find(t.topicPartition)
 	if !ok {
-		if info, known := topics[t.topic]; known && t.partition >= info.partitions {
-			return AckAnswer{}, ErrPartitionNotFound
-		}
 		return AckAnswer{}, errNotHeld
 	}
 	current := m.current.Load()

@@ -40,6 +40,35 @@ func TestAPatternChoosesTheTopicsThatMatchNow(t *testing.T) {
 	}
 }
 
+// What does not exist has no owner, and never will: no_owner, try again, was wrong for
+// it. What came a moment ago exists, whatever this replica has heard of.
+func TestAnAckForWhatDoesNotExist(t *testing.T) {
+	h := newHouse(t, gatewaytest.OK)
+	h.kafka.CreateTopic(t, "orders-a", 2)
+	h.webhook(t, "billing", "^orders-")
+	h.caughtUp(t, "billing")
+	ack := func(topic string, partition int32) error {
+		_, err := h.Ack(t.Context(), groupmanager.AckRequest{Tenant: "default", WebhookID: "billing", Topic: topic, Partition: partition, Generation: 1})
+		return err
+	}
+	if err := ack("orders-none", 0); !errors.Is(err, groupmanager.ErrPartitionNotFound) {
+		t.Errorf("a topic that matches and does not exist: %v", err)
+	}
+	if err := ack("orders-a", 2); !errors.Is(err, groupmanager.ErrPartitionNotFound) {
+		t.Errorf("a partition beyond the last: %v", err)
+	}
+	h.kafka.CreateTopic(t, "orders-b", 1)
+	if _, err := h.kafka.Admin().CreatePartitions(t.Context(), 1, "orders-a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := ack("orders-b", 0); errors.Is(err, groupmanager.ErrPartitionNotFound) {
+		t.Error("a topic that has just come is not found")
+	}
+	if err := ack("orders-a", 2); errors.Is(err, groupmanager.ErrPartitionNotFound) {
+		t.Error("a partition that has just come is not found")
+	}
+}
+
 func TestAPatternThatMatchesMoreTopicsThanCanBeKeptIsRefusedBeforeAnythingIsPinned(t *testing.T) {
 	h := newHouse(t, gatewaytest.OK)
 	names := make([]string, 3000)
