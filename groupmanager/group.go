@@ -399,6 +399,16 @@ func (g *group) quiesce(ctx context.Context, revision int64) {
 	}
 }
 
+// hush returns once no lifecycle call is begun any more, after stop.
+func (g *group) hush(ctx context.Context) {
+	g.mu.Lock()
+	m := g.member
+	g.mu.Unlock()
+	if m != nil {
+		m.lifecycle.hush(ctx)
+	}
+}
+
 // stop ends the group for good; done tells when it has left.
 func (g *group) stop() {
 	g.mu.Lock()

@@ -43,7 +43,14 @@ type lifecycle struct {
 	mu      sync.Mutex
 	pending map[*announcement]struct{}
 	told    map[topicPartition]struct{} // the receiver has confirmed that they are here
+	deleted bool                        // nothing is announced any more
+	silent  bool                        // nothing is told any more
 }
+
+// hushPatience is how long a deletion waits for the receiver to be told that its
+// partitions have gone: their last requests end first, and it has lifecyclePatience
+// to answer.
+const hushPatience = lifecyclePatience + time.Second
 
 // announcement is one assigned call, until it is answered 2xx or its partitions
 // have gone. All its attempts have one id.
@@ -122,6 +129,26 @@ func (l *lifecycle) given(generation int32, tps []topicPartition, lost bool, dea
 		l.logger.Warn("lifecycle call failed and is not repeated", "type", n.Type, "generation", generation,
 			"partitions", len(gone), "code", r.Code, "status", r.Status)
 	}
+}
+
+// hush is for the end of a webhook that was deleted. When it returns no call is begun
+// any more. An assigned call is not even tried again meanwhile; that the partitions
+// have gone is still told if that comes about soon.
+func (l *lifecycle) hush(ctx context.Context) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	l.deleted = true
+	l.mu.Unlock()
+	select {
+	case <-l.ctx.Done(): // the member has given up everything
+	case <-time.After(hushPatience):
+	case <-ctx.Done():
+	}
+	l.mu.Lock()
+	l.silent = true
+	l.mu.Unlock()
 }
 
 // close cuts every call and returns when none is under way. Partitions that are
@@ -209,7 +236,7 @@ func (l *lifecycle) attempt(a *announcement) (context.Context, []*partition) {
 			return false
 		}
 	})
-	if a.ctx.Err() != nil || len(a.partitions) == 0 {
+	if a.ctx.Err() != nil || len(a.partitions) == 0 || l.deleted {
 		return nil, nil
 	}
 	ctx, cut := context.WithCancel(a.ctx)
@@ -272,10 +299,13 @@ func (l *lifecycle) withdraw(tps []topicPartition) []<-chan struct{} {
 }
 
 // forget returns those of tps that the receiver has been told of, and will be told
-// of no more.
+// of no more; none when it is not told anything any more.
 func (l *lifecycle) forget(tps []topicPartition) []delivery.Partition {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.silent {
+		return nil
+	}
 	var gone []delivery.Partition
 	for _, tp := range tps {
 		if _, ok := l.told[tp]; ok {

@@ -155,3 +155,47 @@ func TestARevokeIsToldAfterTheDrain(t *testing.T) {
 		t.Errorf("in the end %v were assigned and %v revoked, want the same", assigned, revoked)
 	}
 }
+
+func TestADeletedWebhookIsNotCalledAtItsLifecycleURLAfterTheAnswer(t *testing.T) {
+	h := newHouse(t, gatewaytest.OK)
+	h.kafka.CreateTopic(t, "orders", 2)
+	var answered atomic.Bool
+	herald := newHerald(t, func(n notice) {
+		if answered.Load() {
+			t.Errorf("%s of %s came after the deletion was answered", n.Type, n.WebhookID)
+		}
+	})
+	herald.status.Store(http.StatusServiceUnavailable)
+	h.webhook(t, "waiting", "orders", toldAt(herald.url), func(w *webhooks.Webhook) { w.Retry.MaxBackoffMs = 50; w.Retry.InitialBackoffMs = 50 })
+	gatewaytest.Await(t, patience, func() error {
+		herald.mu.Lock()
+		defer herald.mu.Unlock()
+		if len(herald.calls) < 3 {
+			return fmt.Errorf("%d calls, want some", len(herald.calls))
+		}
+		return nil
+	})
+	if err := h.Delete(t.Context(), "default", "waiting", false); err != nil {
+		t.Fatal(err)
+	}
+	answered.Store(true)
+	time.Sleep(500 * time.Millisecond) // ten times its backoff
+	answered.Store(false)
+
+	herald.status.Store(http.StatusOK)
+	h.webhook(t, "told", "orders", toldAt(herald.url))
+	gatewaytest.Await(t, patience, func() error {
+		if got := herald.heard("kafka.partitions.assigned"); len(got) != 2 {
+			return fmt.Errorf("told of %v, want both partitions", got)
+		}
+		return nil
+	})
+	if err := h.Delete(t.Context(), "default", "told", false); err != nil {
+		t.Fatal(err)
+	}
+	answered.Store(true)
+	if got := herald.heard("kafka.partitions.revoked"); !slices.Equal(got, []int32{0, 1}) {
+		t.Errorf("when the deletion was answered %v were told to have gone, want both", got)
+	}
+	time.Sleep(500 * time.Millisecond)
+}

@@ -473,3 +473,63 @@ type notifierFunc func(context.Context, delivery.Notice) delivery.Result
 func (f notifierFunc) Notify(ctx context.Context, _ string, n delivery.Notice) delivery.Result {
 	return f(ctx, n)
 }
+
+// A webhook that was deleted is not called any more, also at its lifecycle URL.
+func TestNothingIsToldOfADeletedWebhookAfterItsDeletion(t *testing.T) {
+	hush := func(t *testing.T, l *lifecycle) (hushed <-chan time.Duration) {
+		done := make(chan time.Duration, 1)
+		began := time.Now()
+		go func() {
+			l.hush(t.Context())
+			done <- time.Since(began)
+		}()
+		synctest.Wait()
+		return done
+	}
+	t.Run("an assigned call is not tried again", func(t *testing.T) {
+		calling(t, func(t *testing.T, l *lifecycle, receiver *callee) {
+			l.assigned(42, arrive(0, 1))
+			c := receiver.next(t, delivery.PartitionsAssigned, 42, 0, 1)
+			hushed := hush(t, l)
+			c.reply(500)
+			receiver.silent(t)
+			l.assigned(43, arrive(2))
+			receiver.silent(t)
+			<-hushed
+		})
+	})
+	t.Run("the revoke that comes soon is waited for", func(t *testing.T) {
+		calling(t, func(t *testing.T, l *lifecycle, receiver *callee) {
+			l.assigned(42, arrive(0))
+			receiver.next(t, delivery.PartitionsAssigned, 42, 0).reply(200)
+			synctest.Wait()
+			hushed := hush(t, l)
+			time.Sleep(time.Second)
+			go func() {
+				l.given(42, names(0), false, time.Now().Add(lifecyclePatience))
+				l.close()
+			}()
+			c := receiver.next(t, delivery.PartitionsRevoked, 42, 0)
+			time.Sleep(time.Second)
+			c.reply(200)
+			if took := <-hushed; took != 2*time.Second {
+				t.Errorf("it waited %v, want until the call was answered", took)
+			}
+		})
+	})
+	t.Run("one that comes later is dropped", func(t *testing.T) {
+		calling(t, func(t *testing.T, l *lifecycle, receiver *callee) {
+			l.assigned(42, arrive(0))
+			receiver.next(t, delivery.PartitionsAssigned, 42, 0).reply(200)
+			synctest.Wait()
+			if took := <-hush(t, l); took != hushPatience {
+				t.Errorf("it waited %v, want %v", took, hushPatience)
+			}
+			l.given(42, names(0), false, time.Now().Add(lifecyclePatience))
+			receiver.silent(t)
+		})
+	})
+	t.Run("without a lifecycle there is nothing to wait for", func(t *testing.T) {
+		(*lifecycle)(nil).hush(t.Context())
+	})
+}

@@ -94,7 +94,8 @@ func (m *Manager) unconfirmed(ctx context.Context, group string, confirmed map[r
 }
 
 // quiesce returns when this replica sends nothing new for a webhook as it stood
-// before the revision. Requests under way may go on.
+// before the revision, nor for one that was deleted to its lifecycle URL. Requests
+// under way may go on.
 func (m *Manager) quiesce(ctx context.Context, r quiesceRequest) error {
 	if err := m.await(ctx, r.Revision); err != nil {
 		return err
@@ -105,6 +106,7 @@ func (m *Manager) quiesce(ctx context.Context, r quiesceRequest) error {
 		g.quiesce(ctx, r.Revision)
 		if gone && g.revision.Load() <= r.Revision { // else created again meanwhile
 			g.stop()
+			g.hush(ctx)
 		}
 	}
 	if ctx.Err() != nil {
