@@ -15,12 +15,9 @@ const (
 )
 
 func (o operations) ListWebhooks(_ context.Context, r api.ListWebhooksRequestObject) (api.ListWebhooksResponseObject, error) {
-	limit := defaultLimit
-	if l := r.Params.Limit; l != nil {
-		limit = *l
-	}
-	if limit < 1 || limit > maxLimit {
-		return nil, invalid(inQuery("limit"), "must be from 1 to 250")
+	limit, err := parseLimit(r.Params.Limit)
+	if err != nil {
+		return nil, err
 	}
 	after, err := parseCursor(r.Params.Cursor)
 	if err != nil {
@@ -48,15 +45,27 @@ func (o operations) ListWebhooks(_ context.Context, r api.ListWebhooksRequestObj
 	return api.ListWebhooks200JSONResponse{Body: page, Headers: api.ListWebhooks200ResponseHeaders{Age: o.age()}}, nil
 }
 
+// parseLimit returns how many a page has at most.
+func parseLimit(l *int) (int, error) {
+	if l == nil {
+		return defaultLimit, nil
+	}
+	if *l < 1 || *l > maxLimit {
+		return 0, invalid(inQuery("limit"), "must be from 1 to 250")
+	}
+	return *l, nil
+}
+
 // cursorVersion begins every cursor, so that later ones can hold something else.
 const cursorVersion = "1:"
 
-// cursor is the place after a webhook in the order of ids.
-func cursor(id string) *string {
-	return new(base64.RawURLEncoding.EncodeToString([]byte(cursorVersion + id)))
+// cursor is the place after something in the order of a list: of a webhook after its
+// id, of a partition after its place.
+func cursor(place string) *string {
+	return new(base64.RawURLEncoding.EncodeToString([]byte(cursorVersion + place)))
 }
 
-// parseCursor returns the id after which a page begins; no cursor is the beginning.
+// parseCursor returns the place after which a page begins; no cursor is the beginning.
 func parseCursor(c *string) (after string, err error) {
 	if c == nil {
 		return "", nil
@@ -64,10 +73,12 @@ func parseCursor(c *string) (after string, err error) {
 	text, err := base64.RawURLEncoding.DecodeString(*c)
 	after, ours := strings.CutPrefix(string(text), cursorVersion)
 	if err != nil || !ours {
-		return "", invalid(inQuery("cursor"), "must be a next_cursor as it was told")
+		return "", errCursor
 	}
 	return after, nil
 }
+
+var errCursor = invalid(inQuery("cursor"), "must be a next_cursor as it was told")
 
 // filter is what a list is narrowed by; a nil field narrows nothing.
 type filter struct {

@@ -275,6 +275,10 @@ func TestBadQuery(t *testing.T) {
 		"a label without a colon":     {"GET", "/v1/webhooks?label=s3cret", "query/label"},
 		"two values of one label":     {"GET", "/v1/webhooks?label=a:1&label=a:2", "query/label"},
 		"a parameter there is not":    {"GET", "/v1/webhooks?limt=1", "query/limt"},
+		"a limit of no partitions":    {"GET", "/v1/webhooks/a/partitions?limit=0", "query/limit"},
+		"a limit of too many":         {"GET", "/v1/webhooks/a/partitions?limit=251", "query/limit"},
+		"a cursor of webhooks":        {"GET", "/v1/webhooks/a/partitions?cursor=" + *cursor("a"), "query/cursor"},
+		"a cursor of no partition":    {"GET", "/v1/webhooks/a/partitions?cursor=" + *cursor("orders/s3cret"), "query/cursor"},
 		"a query that is not encoded": {"GET", "/v1/webhooks?topic=%zz", "query"},
 		"a misspelt offsets":          {"DELETE", "/v1/webhooks/a?offset=delete", "query/offset"},
 		"an offsets there is not":     {"DELETE", "/v1/webhooks/a?offsets=s3cret", "query/offsets"},
@@ -379,6 +383,47 @@ func TestListPartitions(t *testing.T) {
 		t.Errorf("partitions (-want +got):\n%s", diff)
 	}
 	wantProblem(t, exchange{method: "GET", path: "/v1/webhooks/b/partitions"}.do(t, s), 404, api.ErrorCodeNotFound)
+}
+
+// All lists have limit and cursor; this one took neither.
+func TestPartitionsComeInPages(t *testing.T) {
+	s, g := newServer(t)
+	exchange{method: "PUT", path: "/v1/webhooks/a", body: orders}.do(t, s)
+	longest := strings.Repeat("x", 249)
+	for _, topic := range []string{"orders", "orders-eu", longest} {
+		for p := range int32(120) {
+			g.rows = append(g.rows, groupmanager.PartitionStatus{Topic: topic, Partition: p, Generation: -1, State: groupmanager.PartitionUnassigned})
+		}
+	}
+	for query, pages := range map[string][]int{
+		"?":          {50, 50, 50, 50, 50, 50, 50, 10},
+		"?limit=250": {250, 110},
+		"?limit=120": {120, 120, 120},
+		"?limit=121": {121, 121, 118},
+	} {
+		var rows []groupmanager.PartitionStatus
+		var got []int
+		for cursor := ""; ; {
+			page := into[api.PartitionList](t, exchange{method: "GET", path: "/v1/webhooks/a/partitions" + query + cursor}.do(t, s), http.StatusOK)
+			got = append(got, len(page.Data))
+			for _, row := range page.Data {
+				rows = append(rows, groupmanager.PartitionStatus{Topic: row.Topic, Partition: row.Partition, Generation: -1, State: groupmanager.PartitionUnassigned})
+			}
+			if page.NextCursor == nil || len(got) > len(pages) {
+				break
+			}
+			cursor = "&cursor=" + *page.NextCursor
+			if len(*page.NextCursor) > 512 {
+				t.Errorf("a cursor of %d bytes, and openapi.yaml has 512 at most", len(*page.NextCursor))
+			}
+		}
+		if !slices.Equal(got, pages) {
+			t.Errorf("%s: pages of %v, want %v", query, got, pages)
+		}
+		if diff := gocmp.Diff(g.rows, rows); diff != "" {
+			t.Errorf("%s: the pages are not all partitions in their order (-want +got):\n%s", query, diff)
+		}
+	}
 }
 
 func TestErrorsOfTheGateway(t *testing.T) {

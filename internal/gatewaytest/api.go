@@ -138,14 +138,22 @@ type PartitionRow struct {
 	} `json:"last_error"`
 }
 
-// Partitions reads the rows of a webhook.
+// Partitions reads the rows of a webhook, page by page.
 func (a *API) Partitions(t testing.TB, id string) []PartitionRow {
 	t.Helper()
-	var rows struct {
-		Data []PartitionRow `json:"data"`
+	var rows []PartitionRow
+	for query := "?limit=250"; ; {
+		var page struct {
+			Data       []PartitionRow `json:"data"`
+			NextCursor *string        `json:"next_cursor"`
+		}
+		a.Must(t, http.StatusOK, http.MethodGet, "/v1/webhooks/"+id+"/partitions"+query, nil).Into(t, &page)
+		rows = append(rows, page.Data...)
+		if page.NextCursor == nil {
+			return rows
+		}
+		query = "?limit=250&cursor=" + *page.NextCursor
 	}
-	a.Must(t, http.StatusOK, http.MethodGet, "/v1/webhooks/"+id+"/partitions", nil).Into(t, &rows)
-	return rows.Data
 }
 
 // AckReply is the answer to an ack: a result, or a problem with its code.

@@ -393,7 +393,7 @@ type PartitionState string
 type PartitionList struct {
 	Data []Partition `json:"data"`
 
-	// NextCursor Always null; the list is never cut.
+	// NextCursor The `cursor` of the next page; null on the last one.
 	NextCursor *string `json:"next_cursor"`
 }
 
@@ -557,6 +557,15 @@ type SeekWebhookParams struct {
 	DryRun *bool `form:"dry_run,omitempty" json:"dry_run,omitempty"`
 }
 
+// ListPartitionsParams defines parameters for ListPartitions.
+type ListPartitionsParams struct {
+	// Limit How many at most.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor The `next_cursor` of the page before. It is opaque.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
 // AckJSONRequestBody defines body for Ack for application/json ContentType.
 type AckJSONRequestBody = AckBody
 
@@ -603,7 +612,7 @@ type ServerInterface interface {
 	SeekWebhook(w http.ResponseWriter, r *http.Request, id ID, params SeekWebhookParams)
 	// ListPartitions Show where every partition stands.
 	// (GET /v1/webhooks/{id}/partitions)
-	ListPartitions(w http.ResponseWriter, r *http.Request, id ID)
+	ListPartitions(w http.ResponseWriter, r *http.Request, id ID, params ListPartitionsParams)
 	// PauseWebhook Stop delivering, keep the place.
 	// (POST /v1/webhooks/{id}/pause)
 	PauseWebhook(w http.ResponseWriter, r *http.Request, id ID)
@@ -681,7 +690,7 @@ func (_ Unimplemented) SeekWebhook(w http.ResponseWriter, r *http.Request, id ID
 
 // ListPartitions Show where every partition stands.
 // (GET /v1/webhooks/{id}/partitions)
-func (_ Unimplemented) ListPartitions(w http.ResponseWriter, r *http.Request, id ID) {
+func (_ Unimplemented) ListPartitions(w http.ResponseWriter, r *http.Request, id ID, params ListPartitionsParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -1061,8 +1070,37 @@ func (siw *ServerInterfaceWrapper) ListPartitions(w http.ResponseWriter, r *http
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListPartitionsParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ListPartitions(w, r, id)
+		siw.Handler.ListPartitions(w, r, id, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1697,7 +1735,8 @@ func (response SeekWebhook200JSONResponse) VisitSeekWebhookResponse(w http.Respo
 }
 
 type ListPartitionsRequestObject struct {
-	ID ID `json:"id"`
+	ID     ID `json:"id"`
+	Params ListPartitionsParams
 }
 
 type ListPartitionsResponseObject interface {
@@ -2180,10 +2219,11 @@ func (sh *strictHandler) SeekWebhook(w http.ResponseWriter, r *http.Request, id 
 }
 
 // ListPartitions operation middleware
-func (sh *strictHandler) ListPartitions(w http.ResponseWriter, r *http.Request, id ID) {
+func (sh *strictHandler) ListPartitions(w http.ResponseWriter, r *http.Request, id ID, params ListPartitionsParams) {
 	var request ListPartitionsRequestObject
 
 	request.ID = id
+	request.Params = params
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.ListPartitions(ctx, request.(ListPartitionsRequestObject))
