@@ -17,8 +17,9 @@ const (
 	deletionPause = 2 * time.Second
 
 	// deletionTry bounds one try. It is longer than the sessions of most members that
-	// have to be out of the group.
-	deletionTry = time.Minute
+	// have to be out of the group, which is waited for until leavingTry.
+	deletionTry = 75 * time.Second
+	leavingTry  = time.Minute
 
 	// deletionPatience is how long a group is waited for to be left. Then its offsets
 	// stay: somebody else uses it.
@@ -76,7 +77,7 @@ func (m *Manager) finishDeletion(ctx context.Context, begun webhooks.Deletion) e
 		return err
 	}
 	if d.Offsets && d.GroupID != "" {
-		err := m.deleteGroup(ctx, d.GroupID)
+		err := m.deleteGroup(ctx, d.GroupID, d.Since.Add(deletionPatience))
 		switch {
 		case err == nil:
 		case time.Since(d.Since) < deletionPatience || errors.Is(err, webhooks.ErrNotLeader):
@@ -88,9 +89,12 @@ func (m *Manager) finishDeletion(ctx context.Context, begun webhooks.Deletion) e
 	return m.registry.Delete(ctx, d.Tenant, d.ID)
 }
 
-// deleteGroup waits until everybody has left the group, and removes it. The wait
-// is not only politeness: a deletion that Kafka refuses costs the admin client.
-func (m *Manager) deleteGroup(ctx context.Context, group string) error {
+// deleteGroup waits until everybody has left the group, but not for longer than
+// leavingTry or after the end, and removes it. The wait is not only politeness: a
+// deletion that Kafka refuses costs the admin client.
+func (m *Manager) deleteGroup(ctx context.Context, group string, end time.Time) error {
+	waiting, cancel := context.WithTimeout(ctx, min(leavingTry, time.Until(end)))
+	defer cancel()
 	for pause := membersPause; ; pause = min(2*pause, maxMembersPause) {
 		members, err := m.cluster.members(ctx, group)
 		if err != nil {
@@ -106,8 +110,8 @@ func (m *Manager) deleteGroup(ctx context.Context, group string) error {
 		}
 		select {
 		case <-time.After(pause):
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for group %q to be left: %w", group, ctx.Err())
+		case <-waiting.Done():
+			return fmt.Errorf("waiting for group %q to be left: %w", group, waiting.Err())
 		}
 	}
 }

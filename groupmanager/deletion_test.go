@@ -2,6 +2,7 @@ package groupmanager_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/kpush/kpush/internal/gatewaytest"
 	"github.com/kpush/kpush/webhooks"
+	"github.com/kpush/kpush/webhooks/kafkastore"
 )
 
 // occupy joins a webhook's group as a member that is not seen to leave: it stands
@@ -130,4 +132,29 @@ func TestADeletionNobodyWaitsForIsFinishedByTheNextLeader(t *testing.T) {
 	outsider.Client().Close()
 	other.groupGone(t, "billing")
 	other.ended(t, "billing")
+}
+
+// Somebody else uses the group and will not leave it: that must not keep the id for
+// ever.
+func TestTheOffsetsOfAGroupThatIsNeverLeftStay(t *testing.T) {
+	h := newHouse(t, gatewaytest.OK)
+	h.kafka.CreateTopic(t, "orders", 2)
+	h.webhook(t, "billing", "orders", earliest)
+	h.occupy(t, "billing", "orders")
+	refusedFor(t, "deleting", func(ctx context.Context) error { return h.Delete(ctx, "default", "billing", true) })
+	since, err := json.Marshal(map[string]any{
+		"deletion_version": 1, "since": time.Now().Add(-time.Hour), "group_id": "kpush.default.billing", "offsets": true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.kafka.Produce(t, &gatewaytest.Produced{}, &kgo.Record{Topic: kafkastore.DefaultTopic, Partition: 0, Key: []byte("webhook/default/billing"), Value: since})
+	h.ended(t, "billing")
+	if offsets, err := h.kafka.Admin().FetchOffsets(t.Context(), "kpush.default.billing"); err != nil || len(offsets) == 0 {
+		t.Errorf("offsets %v, %v, want them left to who is in the group", offsets, err)
+	}
+	// A group with members in which every partition has its offset may be taken.
+	if _, created, err := h.Put(t.Context(), h.spec(t, "billing", "orders"), nil); err != nil || !created {
+		t.Errorf("making it anew: created %v, %v", created, err)
+	}
 }
