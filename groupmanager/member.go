@@ -213,7 +213,7 @@ func (m *member) commit(due map[topicPartition]position) (map[topicPartition]boo
 	defer span.End()
 	answer, err := m.consumer.CommitOffsets(tps)
 	if e, ok := errors.AsType[kafka.Error](err); ok && e.Code() == kafka.ErrGroupAuthorizationFailed {
-		m.fault(topicPartition{*tps[0].Topic, tps[0].Partition}, fmt.Errorf("%w: %w", errNotAuthorized, err))
+		m.faults.add(fault{topicPartition{*tps[0].Topic, tps[0].Partition}, nil, fmt.Errorf("%w: %w", errNotAuthorized, err)})
 	}
 	confirmed := make(map[topicPartition]bool, len(due))
 	for _, tp := range answer {

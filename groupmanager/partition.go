@@ -22,7 +22,7 @@ type partition struct {
 	tenure *tenure
 	paused *atomic.Bool // by the webhook
 	linger time.Duration
-	fault  func(topicPartition, error) // an error that came out of the queue; up to the member
+	fault  func(*tenure, error) // an error that came out of the queue; up to the member
 
 	asks     chan ask
 	inspects chan chan<- PartitionStatus
@@ -38,7 +38,7 @@ type partition struct {
 }
 
 // newPartition returns a partition that run brings to life.
-func newPartition(cfg *laneConfig, t *tenure, src source, paused *atomic.Bool, fault func(topicPartition, error)) *partition {
+func newPartition(cfg *laneConfig, t *tenure, src source, paused *atomic.Bool, fault func(*tenure, error)) *partition {
 	work, cut := context.WithCancelCause(context.Background())
 	senders := newSenders(work, cfg.client, cfg.dead, cfg.webhook.MaxInFlight, cfg.logger)
 	return &partition{
@@ -112,7 +112,7 @@ func (p *partition) rescue() {
 	p.cut(errPanicked)
 	p.lane.senders.close()
 	p.tenure.inFlight.Store(0)
-	p.fault(p.tenure.topicPartition, errPanicked)
+	p.fault(p.tenure, errPanicked)
 }
 
 // end lets go of everything; no request is under way.
@@ -145,7 +145,7 @@ func (p *partition) pump() (held bool) {
 		full, err := p.fetch.fill(p.lane.limit, limit)
 		if err != nil {
 			p.broke = true
-			p.fault(p.tenure.topicPartition, err)
+			p.fault(p.tenure, err)
 		}
 		if p.fetch.waiting() == 0 {
 			p.atRest()
@@ -165,7 +165,7 @@ func (p *partition) pump() (held bool) {
 			// not committed, so the member begins anew from the committed offset.
 			b.Free()
 			p.broke = true
-			p.fault(p.tenure.topicPartition, err)
+			p.fault(p.tenure, err)
 			return false
 		}
 	}

@@ -18,11 +18,12 @@ import (
 // fault is why a partition cannot go on.
 type fault struct {
 	topicPartition
-	err error
+	tenure *tenure // whose fault it is; nil: whoever holds the partition
+	err    error
 }
 
-// faults collects them for the member, which looks after every poll. A partition
-// has one at most, and then it does nothing more.
+// faults collects them for the member, which looks after every poll. A tenure
+// has one at most, and then its partition does nothing more.
 type faults struct {
 	mu   sync.Mutex
 	list []fault
@@ -43,11 +44,15 @@ func (f *faults) take() []fault {
 }
 
 // fault is where partitions tell theirs.
-func (m *member) fault(tp topicPartition, err error) { m.faults.add(fault{tp, err}) }
+func (m *member) fault(t *tenure, err error) { m.faults.add(fault{t.topicPartition, t, err}) }
 
 // explain turns a fault of a partition into what the group knows, or heals it here
-// and returns nil.
+// and returns nil. That of a tenure that has ended meanwhile, by a revoke in the same
+// poll, is nobody's any more: what it says of the partition is the next owner's to find.
 func (m *member) explain(f fault) error {
+	if h := m.held[f.topicPartition]; f.tenure != nil && (h.partition == nil || h.tenure != f.tenure) {
+		return nil
+	}
 	if errors.Is(f.err, errPanicked) {
 		m.crash(f.topicPartition)
 		return nil

@@ -2,11 +2,14 @@ package groupmanager
 
 import (
 	"errors"
+	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
+
+	"github.com/kpush/kpush/internal/partitionqueue"
 )
 
 func TestALowerCommittedOffsetIsNotBelieved(t *testing.T) {
@@ -102,6 +105,40 @@ func TestANoteGoesWithTheCommitOfItsOffsetOnly(t *testing.T) {
 	}
 	if m := newTenure(topicPartition{}, [16]byte{}, 7, position{offset: 1, metadata: "somebody else's"}); m.resume.Attempts != 0 || m.position() != m.confirmed() {
 		t.Errorf("foreign metadata is not left alone: %+v", m.position())
+	}
+}
+
+// A revoke and the fault of what it revokes may come in one poll, and the partition may
+// be back by then. The fault must not end a tenure that it says nothing of, nor have a
+// place committed for a partition that is another's.
+func TestAFaultOfATenureThatHasEndedIsNobodys(t *testing.T) {
+	reset := &partitionqueue.Error{Code: kafka.ErrAutoOffsetReset}
+	old, now := newTenure(orders, [16]byte{}, 7, position{}), newTenure(orders, [16]byte{}, 8, position{})
+	for name, c := range map[string]struct {
+		of   *tenure
+		held *tenure
+		err  error
+		want error
+	}{
+		"of the tenure that stands":            {now, now, errLeaked, errLeaked},
+		"of the tenure before":                 {old, now, errLeaked, nil},
+		"of a partition that has gone":         {old, nil, reset, nil},
+		"a panic in one that has gone":         {old, nil, errPanicked, nil},
+		"of no tenure, as a refused commit is": {nil, nil, errNotAuthorized, errNotAuthorized},
+	} {
+		m := &member{held: map[topicPartition]held{}, crashed: map[topicPartition]*crash{}, logger: slog.New(slog.DiscardHandler)}
+		if c.held != nil {
+			m.held[orders] = held{partition: &partition{tenure: c.held}}
+		}
+		m.faults.add(fault{orders, c.of, c.err})
+		for _, f := range m.faults.take() {
+			if err := m.explain(f); !errors.Is(err, c.want) {
+				t.Errorf("a fault %s: %v, want %v", name, err, c.want)
+			}
+		}
+		if len(m.crashed) > 0 {
+			t.Errorf("a fault %s took a partition down", name)
+		}
 	}
 }
 

@@ -187,8 +187,8 @@ func newRig(t testing.TB, answer func(context.Context, request) delivery.Result,
 		metrics:    metrics, tracer: &tracer{}, logger: slog.New(slog.DiscardHandler),
 	}
 	r.lease.renew(time.Now().Add(1000 * time.Hour))
-	tenure := newTenure(topicPartition{"orders", 3}, [16]byte{}, 7, position{})
-	r.partition = newPartition(cfg, tenure, r.queue, &r.paused, func(_ topicPartition, err error) { r.faults = append(r.faults, err) })
+	tn := newTenure(topicPartition{"orders", 3}, [16]byte{}, 7, position{})
+	r.partition = newPartition(cfg, tn, r.queue, &r.paused, func(_ *tenure, err error) { r.faults = append(r.faults, err) })
 	return r
 }
 

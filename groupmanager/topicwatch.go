@@ -65,7 +65,7 @@ func (g *group) compare(found map[string]topicInfo) {
 	for name, info := range topics {
 		if now, ok := found[name]; ok && now.id != info.id {
 			g.logger.Error("a topic was deleted and made anew: what was delivered of the old one is dropped", "topic", name)
-			m.fault(topicPartition{name, 0}, errTopicRecreated)
+			m.faults.add(fault{topicPartition{name, 0}, nil, errTopicRecreated})
 		}
 	}
 }
