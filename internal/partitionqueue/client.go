@@ -8,7 +8,9 @@
 // Split in the rebalance callback for each partition before IncrementalAssign;
 // Read by one goroutine until it finds nothing, then sleep on Wake; at revoke
 // stop that goroutine, Close the Queue, then IncrementalUnassign; at the end
-// Queues.Leave, Queues.Close and last of all the consumer's.
+// Queues.Leave, Queues.Close and last of all the consumer's. A partition that stays
+// and shall go on from another place is moved likewise: stop the goroutine, Close
+// the Queue, the consumer's SeekPartitions, Split.
 //
 // The consumer needs enable.auto.offset.store=false, or what Close drops would
 // count as consumed, and enable.partition.eof=false, which makes the position

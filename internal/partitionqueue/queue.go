@@ -75,7 +75,7 @@ func newQueue(qs *Queues, topic string, partition int32, slot uint32) (*Queue, e
 // signals Wake. An *Error stands behind the records that came before it; what
 // follows it comes with the next Read, and no wake-up announces that.
 //
-// Offsets ascend over the whole life of a Queue. The client alone does not see
+// Offsets ascend over the whole life of a Queue; to go back takes another one. The client alone does not see
 // to that: at every cooperative rebalance it pauses the partitions that stay
 // and resumes them where it believes the reader to be. A read under way at that
 // moment it has missed, and a partition that was assigned at a logical offset
@@ -145,7 +145,7 @@ func (q *Queue) Position() int64 {
 }
 
 // Close drops what was not read and gives the queue back to the client. It must
-// come before the partition is unassigned. A second Close does nothing.
+// come before the partition is unassigned, or moved. A second Close does nothing.
 func (q *Queue) Close() {
 	if q.close() {
 		q.queues.forget(q)

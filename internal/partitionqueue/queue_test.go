@@ -276,6 +276,69 @@ func TestRecordsTheClientFetchesAgainArePassedOver(t *testing.T) {
 	}
 }
 
+// TestAPartitionGoesOnFromWhereItIsMoved: Close, the client's seek, Split, without
+// unassigning anything. Records fetched before do not come any more, wherever they lie,
+// and a rebalance, which pauses the partitions that stay and resumes them, does not
+// take the partition back.
+func TestAPartitionGoesOnFromWhereItIsMoved(t *testing.T) {
+	const before, read, more, fresh = 200, 10, 10, 10
+	topic := "orders"
+	write := func(c *kfake.Cluster, n int) {
+		t.Helper()
+		var batch []*kgo.Record
+		for range n {
+			batch = append(batch, &kgo.Record{Topic: topic, Value: make([]byte, 100)})
+		}
+		produce(t, c.ListenAddrs(), batch...)
+	}
+	for name, to := range map[string]int64{"back": 3, "to the beginning": 0, "nowhere else": read, "forth": 190, "to the end": before} {
+		for when, rebalance := range map[string][2]bool{"": {}, ", amid a rebalance": {true, false}, ", before a rebalance": {false, true}} {
+			t.Run(name+when, func(t *testing.T) {
+				c := cluster(t, topic, 1)
+				write(c, before)
+				client := consumer(t, c.ListenAddrs(), "statistics.interval.ms=50")
+				qs, queues := open(t, client, topic, 0)
+				readN(t, queues[0], read)
+				queues[0].Close()
+				write(c, more) // which the client fetches all the same
+				await(t, "the client to have fetched on", func() bool { return prefetched(t, client, topic) > 0 })
+				at := []kafka.TopicPartition{{Topic: &topic, Offset: kafka.Offset(to)}}
+				check := func(err error) {
+					t.Helper()
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+				if rebalance[0] {
+					check(client.Pause(at))
+				}
+				moved, err := client.SeekPartitions(at)
+				if err != nil || moved[0].Error != nil {
+					t.Fatalf("seeking: %v, %v", moved, err)
+				}
+				q, err := qs.Split(topic, 0)
+				check(err)
+				if rebalance[1] {
+					check(client.Pause(at))
+				}
+				if rebalance != [2]bool{} {
+					check(client.Resume(at))
+				}
+				write(c, fresh)
+				b := readN(t, q, int(before+more+fresh-to))
+				for i := range b.Len() {
+					if got, want := b.Records[i].Offset, to+int64(i); got != want {
+						t.Fatalf("record %d after the move has offset %d, want %d", i, got, want)
+					}
+				}
+				if got := q.Position(); got != before+more+fresh {
+					t.Errorf("Position() = %d, want the end %d", got, before+more+fresh)
+				}
+			})
+		}
+	}
+}
+
 func TestAClosedQueueIsLeftAlone(t *testing.T) {
 	const topic = "orders"
 	c := cluster(t, topic, 2)

@@ -71,7 +71,8 @@ func control(f *os.File, use func(fd uintptr)) error {
 
 // Split splits the queue of a partition off the consumer's: from now on its
 // records come out of the Queue alone. It must come before IncrementalAssign,
-// or the first records may go the other way. The Queue has to be closed.
+// or the first records may go the other way; a partition that was split off before
+// and is still assigned has no other way. The Queue has to be closed.
 func (q *Queues) Split(topic string, partition int32) (*Queue, error) {
 	q.using.RLock()
 	defer q.using.RUnlock()
