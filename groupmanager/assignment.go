@@ -1,6 +1,7 @@
 package groupmanager
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -310,28 +311,29 @@ func (m *member) release(tps []topicPartition, lost bool) {
 	}
 }
 
-// reassign begins partitions that are ours and were released anew, where the group
-// has its committed offset. Only the client notices, not the group. Where the
-// protocol knows whole assignments only, the member begins anew instead.
-func (m *member) reassign(tps []topicPartition) {
-	if len(tps) == 0 || m.fatal != nil {
-		return
-	}
-	if !m.cooperative() {
-		m.fatal = errOffsetsReset
+// resume begins partitions that are ours and were released anew, where the group has
+// its committed offset. The client moves them there, and its assignment is left alone:
+// outside of the rebalance callback, to unassign or assign something counts as the
+// answer to a rebalance that waits to come out of Poll, whatever that was about, and
+// has the client forget that an assignment was lost. If one was, or if the client does
+// not read a partition yet or any more, it is not for us to begin anything.
+func (m *member) resume(tps []topicPartition) {
+	if len(tps) == 0 || m.fatal != nil || m.consumer.AssignmentLost() {
 		return
 	}
 	list := listOf(tps)
-	if err := m.consumer.IncrementalUnassign(list); err != nil {
-		m.fatal = fmt.Errorf("letting go of partitions: %w", err)
-		return
-	}
 	if err := m.take(list); err != nil {
 		m.fatal = fmt.Errorf("taking partitions again: %w", err)
 		return
 	}
-	if err := m.consumer.IncrementalAssign(list); err != nil {
-		m.fatal = fmt.Errorf("taking partitions again: %w", err)
+	moved, err := m.consumer.SeekPartitions(list)
+	for _, tp := range moved {
+		err = cmp.Or(err, tp.Error)
+	}
+	if err != nil {
+		m.logger.Warn("partitions cannot begin anew within the member, it begins anew itself", "error", err)
+		m.fatal = errOffsetsReset
+		return
 	}
 	m.begin(list)
 }

@@ -89,6 +89,7 @@ type member struct {
 	polled  time.Time       // when Poll returned last
 	stalled bool            // the client has given the membership up since the last rebalance
 	crashed map[topicPartition]*crash
+	seeking *seeking // nil: nothing is being moved
 
 	mu     sync.Mutex // guards the look-ups of acks, status and metrics
 	held   map[topicPartition]held
@@ -137,11 +138,16 @@ func (m *member) tend() {
 		}
 	}
 	m.restartCrashed(time.Now())
+	if m.fatal != nil {
+		return
+	}
+	if m.seeking != nil {
+		m.endSeek()
+		return
+	}
 	select {
 	case o := <-m.orders:
-		if m.fatal == nil {
-			m.seek(o)
-		}
+		m.seek(o)
 	default:
 	}
 }

@@ -50,7 +50,7 @@ func (m *member) fault(t *tenure, err error) { m.faults.add(fault{t.topicPartiti
 // and returns nil. That of a tenure that has ended meanwhile, by a revoke in the same
 // poll, is nobody's any more: what it says of the partition is the next owner's to find.
 func (m *member) explain(f fault) error {
-	if h := m.held[f.topicPartition]; f.tenure != nil && (h.partition == nil || h.tenure != f.tenure) {
+	if f.tenure != nil && f.tenure != tenureOf(m.held[f.topicPartition]) {
 		return nil
 	}
 	if errors.Is(f.err, errPanicked) {
@@ -203,23 +203,53 @@ type orderDone struct {
 	err   error
 }
 
-// seek drains those of the partitions that are held, moves their committed offsets
-// and begins them anew there. Others of the group are not disturbed.
+// seeking is an order that is being carried out: what it is to move is ending.
+type seeking struct {
+	order
+	going map[topicPartition]held
+}
+
+// seek has those of the partitions that are held end, as a revoke would. It does not
+// wait for them: the member goes on polling, and answers rebalances meanwhile.
 func (m *member) seek(o order) {
+	m.seeking = &seeking{order: o, going: make(map[topicPartition]held)}
+	for tp := range o.targets {
+		if h, ok := m.held[tp]; ok {
+			m.seeking.going[tp] = h
+			h.cancel(context.Canceled)
+		}
+	}
+	m.endSeek()
+}
+
+// endSeek moves what a seek is to move once all of it has ended, and begins it anew
+// there. Others of the group are not disturbed. What a rebalance has taken away by
+// then is not moved here, whether it came back or not.
+func (m *member) endSeek() {
+	s := m.seeking
+	for _, h := range s.going {
+		select {
+		case <-h.done:
+		default:
+			return
+		}
+	}
+	m.seeking = nil
 	due := make(map[topicPartition]position)
-	for tp, to := range o.targets {
-		if _, ok := m.held[tp]; ok {
-			due[tp] = position{offset: to}
-		} else if _, ok := m.crashed[tp]; ok {
+	for tp, to := range s.targets {
+		h, ok := m.held[tp]
+		_, crashed := m.crashed[tp]
+		if ok && h.tenure == tenureOf(s.going[tp]) || !ok && crashed {
 			due[tp] = position{offset: to}
 		}
 	}
-	if len(due) == 0 {
-		o.done <- orderDone{}
+	lost := m.consumer.AssignmentLost()
+	tps := slices.Collect(maps.Keys(due))
+	m.release(tps, lost)
+	if len(due) == 0 || lost {
+		s.done <- orderDone{}
 		return
 	}
-	tps := slices.Collect(maps.Keys(due))
-	m.release(tps, false)
 	m.memory.forget(tps)
 	err := m.place(due)
 	if errors.Is(err, errCommitHung) {
@@ -228,12 +258,20 @@ func (m *member) seek(o order) {
 	for _, tp := range tps {
 		delete(m.crashed, tp)
 	}
-	m.reassign(tps)
+	m.resume(tps)
 	if err != nil {
-		o.done <- orderDone{nil, fmt.Errorf("moving committed offsets: %w", err)}
+		s.done <- orderDone{nil, fmt.Errorf("moving committed offsets: %w", err)}
 		return
 	}
-	o.done <- orderDone{moved: tps}
+	s.done <- orderDone{moved: tps}
+}
+
+// tenureOf is the tenure of what is or was held; nil if nothing is.
+func tenureOf(h held) *tenure {
+	if h.partition == nil {
+		return nil
+	}
+	return h.tenure
 }
 
 // seek moves the committed offsets of those partitions that this replica holds now
@@ -300,7 +338,7 @@ func (m *member) restartCrashed(now time.Time) {
 			due = append(due, tp)
 		}
 	}
-	m.reassign(due)
+	m.resume(due)
 }
 
 // memory is what this replica knows of the committed offsets of a group: those that

@@ -1,12 +1,15 @@
 package groupmanager_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/kpush/kpush/groupmanager"
 	"github.com/kpush/kpush/internal/gatewaytest"
@@ -163,5 +166,89 @@ func TestASeekIsRefused(t *testing.T) {
 	}
 	if got := leader.committed(t, "billing", "orders"); got != 10 {
 		t.Errorf("committed offset %d after refusals only, want 10", got)
+	}
+}
+
+// toOffset is a seek of one partition of the scene's topic.
+func toOffset(p int32, offset int64) groupmanager.SeekRequest {
+	return groupmanager.SeekRequest{Partitions: []groupmanager.SeekPartition{{Topic: faultTopic, Partition: p, Offset: offset}}}
+}
+
+// seek begins a seek and returns what is going to have its error.
+func (s *scene) seek(t *testing.T, r groupmanager.SeekRequest) <-chan error {
+	sought := make(chan error, 1)
+	go func() {
+		_, err := s.Seek(t.Context(), "default", faultHook, r)
+		sought <- err
+	}()
+	return sought
+}
+
+// While a partition drains for a seek, another member joins and is to get some of the
+// others. It gets them when what is being delivered of them has ended, as ever: what
+// the seek says to the client must not count as the answer to their revoke.
+func TestASeekIsNoAnswerToARebalance(t *testing.T) {
+	t.Parallel()
+	const partitions, moved, slow = 4, 3, 3 * time.Second
+	s := newScene(t, partitions, func(*gatewaytest.Delivery) gatewaytest.Answer { return gatewaytest.Answer{Delay: slow} }, nil)
+	s.produce(t, partitions, 1000)
+	s.delivered(t, faultHook, partitions)
+	sought := s.seek(t, toOffset(moved, 0))
+	type taking struct {
+		partitions []int32
+		at         time.Time
+	}
+	takings := make(chan taking, 10)
+	gatewaytest.DialKafka(t, s.brokers, kgo.ConsumerGroup(faultGroup), kgo.ConsumeTopics(faultTopic), kgo.DisableAutoCommit(),
+		kgo.Balancers(kgo.CooperativeStickyBalancer()), kgo.HeartbeatInterval(100*time.Millisecond),
+		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, got map[string][]int32) {
+			if len(got[faultTopic]) > 0 {
+				takings <- taking{got[faultTopic], time.Now()}
+			}
+		}))
+	var taken taking
+	select {
+	case taken = <-takings:
+	case <-time.After(patience):
+		t.Fatal("the other member got nothing")
+	}
+	time.Sleep(slow) // for what should have ended
+	if !slices.Contains(taken.partitions, moved) {
+		if err := <-sought; err != nil {
+			t.Errorf("the seek: %v", err)
+		}
+	}
+	for _, p := range taken.partitions {
+		for _, d := range s.receiver.Deliveries(faultHook) {
+			if d.Partition.ID == p && d.Arrived.Add(slow).After(taken.at) {
+				t.Errorf("a delivery of partition %d from %d was under way %v after another member had got it",
+					p, d.First(), d.Arrived.Add(slow).Sub(taken.at))
+			}
+		}
+	}
+}
+
+// The member is taken out of its group while a partition drains for a seek. What the
+// receiver says of the others after that counts for nothing, for they may be anybody's:
+// the client must still know that they were lost when it tells.
+func TestASeekDoesNotHideThatPartitionsWereLost(t *testing.T) {
+	t.Parallel()
+	const slow = 3 * time.Second
+	s := newScene(t, 2, func(*gatewaytest.Delivery) gatewaytest.Answer { return gatewaytest.Answer{Delay: slow} }, nil)
+	s.produce(t, 2, 100)
+	first := s.deliveryOf(t, 0, 0)
+	s.deliveryOf(t, 1, 0)
+	sought := s.seek(t, toOffset(1, 5))
+	s.broker.Expel(t, faultGroup)
+	gatewaytest.Await(t, patience, func() error {
+		for _, d := range s.receiver.Deliveries(faultHook) {
+			if d.Partition == first.Partition && d.Generation > first.Generation && d.First() == first.First() {
+				return nil
+			}
+		}
+		return fmt.Errorf("what was under way from %d at the loss has not come again, committed offset %d", first.First(), s.at(t, 0))
+	})
+	if err := <-sought; err != nil {
+		t.Errorf("the seek: %v", err)
 	}
 }
