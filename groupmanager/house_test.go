@@ -1,6 +1,7 @@
 package groupmanager_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -33,6 +34,7 @@ type house struct {
 	stop     func()
 
 	properties map[string]string // of the Kafka clients, besides the usual ones
+	drain      time.Duration     // zero: 5 s
 }
 
 // embedded starts a broker in memory.
@@ -63,7 +65,7 @@ func (h *house) another(t *testing.T) *house {
 	*h.houses++
 	other := &house{
 		id: fmt.Sprint("replica-", *h.houses), houses: h.houses,
-		kafka: h.kafka, brokers: h.brokers, receiver: h.receiver, properties: h.properties,
+		kafka: h.kafka, brokers: h.brokers, receiver: h.receiver, properties: h.properties, drain: h.drain,
 	}
 	other.start(t)
 	for _, pair := range [][2]*house{{h, other}, {other, h}} {
@@ -124,7 +126,7 @@ func (h *house) start(t *testing.T) {
 	}
 	h.Manager, err = groupmanager.New(groupmanager.Config{
 		Kafka: conf, Registry: registry, RegistryTopic: kafkastore.DefaultTopic, Keys: keys, ReplicaID: h.id, Peers: h.replica,
-		AckURL: "http://gateway.test/ack", UserAgent: "kpush/test", DrainTimeout: 5 * time.Second, Logger: logger,
+		AckURL: "http://gateway.test/ack", UserAgent: "kpush/test", DrainTimeout: cmp.Or(h.drain, 5*time.Second), Logger: logger,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -192,15 +192,12 @@ func (m *member) place(due map[topicPartition]position) error {
 	return err
 }
 
-// order asks a member to move the committed offsets of partitions.
+// order asks a member to move the committed offsets of partitions. What has moved is
+// in the group's memory when it is done.
 type order struct {
+	seek    string // its id: no partition is moved twice by one seek
 	targets map[topicPartition]int64
-	done    chan<- orderDone // has room for one
-}
-
-type orderDone struct {
-	moved []topicPartition
-	err   error
+	done    chan<- error // has room for one
 }
 
 // seeking is an order that is being carried out: what it is to move is ending.
@@ -212,6 +209,10 @@ type seeking struct {
 // seek has those of the partitions that are held end, as a revoke would. It does not
 // wait for them: the member goes on polling, and answers rebalances meanwhile.
 func (m *member) seek(o order) {
+	o.targets = maps.Clone(o.targets)
+	for _, tp := range m.memory.moved(o.seek) {
+		delete(o.targets, tp)
+	}
 	m.seeking = &seeking{order: o, going: make(map[topicPartition]held)}
 	for tp := range o.targets {
 		if h, ok := m.held[tp]; ok {
@@ -247,11 +248,16 @@ func (m *member) endSeek() {
 	tps := slices.Collect(maps.Keys(due))
 	m.release(tps, lost)
 	if len(due) == 0 || lost {
-		s.done <- orderDone{}
+		s.done <- nil
 		return
 	}
 	m.memory.forget(tps)
 	err := m.place(due)
+	if err == nil {
+		m.memory.move(s.seek, tps)
+	} else {
+		err = fmt.Errorf("moving committed offsets: %w", err)
+	}
 	if errors.Is(err, errCommitHung) {
 		m.keep(err)
 	}
@@ -259,11 +265,7 @@ func (m *member) endSeek() {
 		delete(m.crashed, tp)
 	}
 	m.resume(tps)
-	if err != nil {
-		s.done <- orderDone{nil, fmt.Errorf("moving committed offsets: %w", err)}
-		return
-	}
-	s.done <- orderDone{moved: tps}
+	s.done <- err
 }
 
 // tenureOf is the tenure of what is or was held; nil if nothing is.
@@ -274,32 +276,38 @@ func tenureOf(h held) *tenure {
 	return h.tenure
 }
 
-// seek moves the committed offsets of those partitions that this replica holds now
-// and returns them. Nothing remembered of the others stands in the way of their
-// new offsets when they come here.
-func (g *group) seek(ctx context.Context, targets map[topicPartition]int64) (moved []topicPartition, err error) {
+// seek moves the committed offsets of those partitions that this replica holds now,
+// and returns all that it has moved for the seek of that id: when ctx ends the member
+// goes on, and the same seek again finds done what was done. Nothing remembered of the
+// other partitions stands in the way of their new offsets when they come here.
+func (g *group) seek(ctx context.Context, id string, targets map[topicPartition]int64) (moved []topicPartition, err error) {
 	g.memory.forget(slices.Collect(maps.Keys(targets)))
 	g.mu.Lock()
 	m := g.member
 	g.mu.Unlock()
-	if m == nil {
-		return nil, nil
+	if m != nil {
+		err = m.carryOut(ctx, id, targets)
 	}
-	done := make(chan orderDone, 1)
+	return g.memory.moved(id), err
+}
+
+// carryOut gives run an order and waits for what comes of it; nothing, if run ends.
+func (m *member) carryOut(ctx context.Context, id string, targets map[topicPartition]int64) error {
+	done := make(chan error, 1)
 	select {
-	case m.orders <- order{targets, done}:
+	case m.orders <- order{id, targets, done}:
 	case <-m.done:
-		return nil, nil
+		return nil
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return ctx.Err()
 	}
 	select {
-	case d := <-done:
-		return d.moved, d.err
+	case err := <-done:
+		return err
 	case <-m.done:
-		return nil, nil
+		return nil
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return ctx.Err()
 	}
 }
 
@@ -346,9 +354,11 @@ func (m *member) restartCrashed(now time.Time) {
 // with several vendors) or somebody's reset, and a reset is told: by seek, or by
 // resume. Safe for concurrent use.
 type memory struct {
-	mu  sync.Mutex
-	ids map[topicPartition][16]byte // topic id of what is remembered
-	at  map[topicPartition]int64
+	mu   sync.Mutex
+	ids  map[topicPartition][16]byte // topic id of what is remembered
+	at   map[topicPartition]int64
+	seek string           // the last one of which something was moved here
+	done []topicPartition // what was moved of it
 }
 
 func newMemory() *memory {
@@ -390,6 +400,26 @@ func (r *memory) check(tps []topicPartition, committed map[topicPartition]positi
 		}
 	}
 	return nil
+}
+
+// move remembers that partitions were moved by a seek.
+func (r *memory) move(seek string, tps []topicPartition) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.seek != seek {
+		r.seek, r.done = seek, nil
+	}
+	r.done = append(r.done, tps...)
+}
+
+// moved is what was moved by a seek.
+func (r *memory) moved(seek string) []topicPartition {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.seek != seek {
+		return nil
+	}
+	return slices.Clone(r.done)
 }
 
 // forget drops what is remembered of partitions.

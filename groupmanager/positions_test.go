@@ -51,6 +51,20 @@ func TestALowerCommittedOffsetIsNotBelieved(t *testing.T) {
 	}
 }
 
+func TestWhatASeekHasMovedIsRememberedOfTheLastOne(t *testing.T) {
+	m := newMemory()
+	one, two := topicPartition{"orders", 1}, topicPartition{"orders", 2}
+	m.move("a", []topicPartition{one})
+	m.move("a", []topicPartition{two})
+	if got := m.moved("a"); len(got) != 2 || len(m.moved("b")) != 0 {
+		t.Errorf("moved by a: %v, by b: %v, want both and none", got, m.moved("b"))
+	}
+	m.move("b", []topicPartition{one})
+	if got := m.moved("b"); len(got) != 1 || got[0] != one || len(m.moved("a")) != 0 {
+		t.Errorf("moved by b: %v, by a: %v, want %v and none", got, m.moved("a"), one)
+	}
+}
+
 func TestALeaseEndsWithTheLastSignOfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &member{born: time.Now(), session: 6 * time.Second}

@@ -3,6 +3,7 @@ package groupmanager
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"maps"
 	"slices"
@@ -19,8 +20,9 @@ import (
 )
 
 const (
-	// seekTimeout bounds one round of a seek: owners drain before they move.
-	seekTimeout = 10 * time.Second
+	// seekMargin is what a round of a seek may take besides the drain of the owners:
+	// their last commit, what they tell the receiver, and the commit of the new place.
+	seekMargin = 2*finishTimeout + lifecyclePatience + 3*time.Second
 
 	// seekPause comes before those partitions are tried again that nobody held.
 	seekPause = 200 * time.Millisecond
@@ -38,6 +40,7 @@ func (t seekTarget) topicPartition() topicPartition { return topicPartition{t.To
 // seekTargets is what every replica is asked to move.
 type seekTargets struct {
 	webhookTarget
+	Seek    string       `json:"seek"` // one id over all rounds: what a round has moved the next one leaves alone
 	Targets []seekTarget `json:"targets"`
 }
 
@@ -194,10 +197,10 @@ func (m *Manager) seekMoves(ctx context.Context, group string, targets map[topic
 // is moved by the admin client, as Kafka allows. Every live replica has a part in
 // it, for it has to forget where the partitions stood.
 func (m *Manager) move(ctx context.Context, w webhooks.Webhook, targets map[topicPartition]int64) error {
-	left := maps.Clone(targets)
+	left, id := maps.Clone(targets), rand.Text()
 	told := make(map[replica.Peer]bool) // who knows of all targets
 	for {
-		err := m.moveRound(ctx, w, left, told)
+		err := m.moveRound(ctx, id, w, left, told)
 		if err == nil && len(left) > 0 {
 			err = m.moveUnheld(ctx, w.GroupID, left)
 		}
@@ -214,15 +217,15 @@ func (m *Manager) move(ctx context.Context, w webhooks.Webhook, targets map[topi
 
 // moveRound asks every replica to move what it holds of left, and takes out of left
 // what has moved. An error says that a replica has not heard of the seek yet.
-func (m *Manager) moveRound(ctx context.Context, w webhooks.Webhook, left map[topicPartition]int64, told map[replica.Peer]bool) error {
-	ctx, cancel := context.WithTimeout(ctx, seekTimeout)
+func (m *Manager) moveRound(ctx context.Context, id string, w webhooks.Webhook, left map[topicPartition]int64, told map[replica.Peer]bool) error {
+	ctx, cancel := context.WithTimeout(ctx, m.cfg.DrainTimeout+seekMargin)
 	defer cancel()
 	others, err := m.others(ctx)
 	if err != nil {
 		return err
 	}
 	others = slices.DeleteFunc(others, func(p replica.Peer) bool { return len(left) == 0 && told[p] })
-	in := seekTargets{webhookTarget: webhookTarget{w.Tenant, w.ID}}
+	in := seekTargets{webhookTarget: webhookTarget{w.Tenant, w.ID}, Seek: id}
 	for tp, to := range left {
 		in.Targets = append(in.Targets, seekTarget{tp.topic, tp.partition, to})
 	}
@@ -279,9 +282,11 @@ func (m *Manager) seekHeld(ctx context.Context, in seekTargets) ([]seekTarget, e
 	for _, t := range in.Targets {
 		targets[t.topicPartition()] = t.Offset
 	}
-	held, err := g.seek(ctx, targets)
+	held, err := g.seek(ctx, in.Seek, targets)
 	for _, tp := range held {
-		moved = append(moved, seekTarget{tp.topic, tp.partition, targets[tp]})
+		if to, ok := targets[tp]; ok {
+			moved = append(moved, seekTarget{tp.topic, tp.partition, to})
+		}
 	}
 	if err != nil {
 		err = unavailable(err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -250,5 +251,41 @@ func TestASeekDoesNotHideThatPartitionsWereLost(t *testing.T) {
 	})
 	if err := <-sought; err != nil {
 		t.Errorf("the seek: %v", err)
+	}
+}
+
+// A receiver that takes its time holds up the seek for as long as a drain may take, and
+// no longer: the seek is carried out once, and told.
+func TestASeekWaitsForASlowReceiver(t *testing.T) {
+	t.Parallel()
+	const slow = 12 * time.Second
+	var slept atomic.Bool
+	h := &house{
+		id: "replica-1", houses: new(1), brokers: embedded(t), drain: 2 * slow,
+		receiver: gatewaytest.NewReceiver(t, func(d *gatewaytest.Delivery) gatewaytest.Answer {
+			if d.First() == 10 && !slept.Swap(true) {
+				return gatewaytest.Answer{Delay: slow}
+			}
+			return gatewaytest.Answer{}
+		}),
+	}
+	h.kafka = gatewaytest.DialKafka(t, h.brokers)
+	h.start(t)
+	h.kafka.CreateTopic(t, "orders", 1)
+	h.kafka.ProduceLoad(t, &gatewaytest.Produced{}, gatewaytest.Load{Topic: "orders", Partitions: 1, Records: 20, Size: 20})
+	herald := newHerald(t, func(notice) {}) // of tenures
+	h.webhook(t, "billing", "orders", earliest, batchOf(10), toldAt(herald.url))
+	h.delivered(t, "billing", 2)
+	moves, err := h.Seek(t.Context(), "default", "billing", groupmanager.SeekRequest{To: "earliest"})
+	if err != nil || len(moves) != 1 {
+		t.Fatalf("the seek: %+v, %v, want the partition moved", moves, err)
+	}
+	h.delivered(t, "billing", 4)
+	h.caughtUp(t, "billing")
+	if got := herald.heard("kafka.partitions.assigned"); len(got) != 2 {
+		t.Errorf("the partition began %d times, want once more after the seek", len(got))
+	}
+	if got := len(h.receiver.Deliveries("billing")); got != 4 {
+		t.Errorf("%d deliveries, want each of the two once more", got)
 	}
 }
