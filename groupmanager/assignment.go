@@ -125,7 +125,9 @@ func (m *member) take(tps []kafka.TopicPartition) error {
 			m.release(namesOf(tps[:i]), false)
 			return err
 		}
-		p := newPartition(m.lane, newTenure(tp, at.topicID, generation, at.committed), queue, m.paused, m.fault)
+		tn := newTenure(tp, at.topicID, generation, at.committed)
+		tn.doubt = m.memory.doubtOf(tp, generation)
+		p := newPartition(m.lane, tn, queue, m.paused, m.fault)
 		m.mu.Lock()
 		m.held[tp] = held{partition: p, queue: queue}
 		m.mu.Unlock()

@@ -226,6 +226,7 @@ func (g *group) join(ctx context.Context, w webhooks.Webhook, client *delivery.C
 			g.failed(errInstanceFenced)
 			g.logger.Error("another process has joined the group with this one's kafka.group_instance_id", "instance_id", s.cfg.Kafka.InstanceID)
 		},
+		static: s.cfg.Kafka.InstanceID != "",
 	}
 	m.current.Store(-1)
 	m.committer = newCommitter(m.commit, queues.Generation, metrics, g.logger)

@@ -71,6 +71,7 @@ type member struct {
 	drain     time.Duration // below the rebalance timeout
 	reset     string        // the webhook's offset_reset
 	says      bool          // it tells its group that it leaves: a static member does not
+	static    bool          // has a group.instance.id: its generation does not rise when it begins anew
 	fenced    func()        // another process has its group.instance.id
 	born      time.Time     // just before the consumer was made
 	session   time.Duration // that a lease lasts
@@ -81,6 +82,7 @@ type member struct {
 	current atomic.Int32 // the group's generation; -1 before the first join
 	faults  faults       // of partitions, on their way to run
 	orders  chan order   // seeks, on their way to run
+	outgrew atomic.Bool  // an ack has come that this generation cannot tell the age of
 	done    chan struct{}
 
 	// Owned by run; the rebalance callback runs inside its Poll, or inside Close.
@@ -138,6 +140,10 @@ func (m *member) tend() {
 		}
 	}
 	m.restartCrashed(time.Now())
+	if m.fatal == nil && m.outgrew.Load() {
+		m.logger.Info("the member begins anew, for acks by fields in this generation may be older than a seek")
+		m.fatal = errOffsetsReset
+	}
 	if m.fatal != nil {
 		return
 	}
@@ -149,6 +155,15 @@ func (m *member) tend() {
 	case o := <-m.orders:
 		m.seek(o)
 	default:
+	}
+}
+
+// outgrow has the member leave and join again, once, which raises the generation: a
+// receiver that acks by fields would come no further in this one. A static member
+// keeps its generation, so it waits for the doubt to end. Anybody may call it.
+func (m *member) outgrow() {
+	if !m.static {
+		m.outgrew.Store(true)
 	}
 }
 

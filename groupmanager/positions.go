@@ -252,6 +252,9 @@ func (m *member) endSeek() {
 		return
 	}
 	m.memory.forget(tps)
+	for _, tp := range tps {
+		m.doubt(tp, s.going[tp])
+	}
 	err := m.place(due)
 	if err == nil {
 		m.memory.move(s.seek, tps)
@@ -266,6 +269,22 @@ func (m *member) endSeek() {
 	}
 	m.resume(tps)
 	s.done <- err
+}
+
+// doubt remembers how far a partition was delivered before a seek: by h, or by the
+// tenure that crashed.
+func (m *member) doubt(tp topicPartition, h held) {
+	d := doubt{generation: m.current.Load(), upTo: -1}
+	if c := m.crashed[tp]; c != nil {
+		d.upTo = c.sent
+	}
+	if h.partition != nil { // it has ended
+		d.upTo = max(d.upTo, h.lane.ledger.LastSent())
+	}
+	if m.static {
+		d.until = time.Now().Add(m.lane.webhook.Ack.MaxTimeout())
+	}
+	m.memory.doubt(tp, d)
 }
 
 // tenureOf is the tenure of what is or was held; nil if nothing is.
@@ -316,16 +335,21 @@ type crash struct {
 	times int       // in a row
 	due   time.Time // when it begins anew; zero: it runs
 	began time.Time // when it began anew last
+	sent  int64     // the last offset it had delivered
 }
 
 // crash lets go of a partition whose goroutine has panicked. What it had published
 // is committed; the rest comes again, with backoff.
 func (m *member) crash(tp topicPartition) {
+	h := m.held[tp]
 	m.release([]topicPartition{tp}, false)
 	c := m.crashed[tp]
 	if c == nil {
-		c = &crash{}
+		c = &crash{sent: -1}
 		m.crashed[tp] = c
+	}
+	if h.partition != nil {
+		c.sent = max(c.sent, h.lane.ledger.LastSent())
 	}
 	if time.Since(c.began) > restartMax {
 		c.times = 0
@@ -359,10 +383,15 @@ type memory struct {
 	at   map[topicPartition]int64
 	seek string           // the last one of which something was moved here
 	done []topicPartition // what was moved of it
+
+	doubts map[topicPartition]doubt
 }
 
 func newMemory() *memory {
-	return &memory{ids: make(map[topicPartition][16]byte), at: make(map[topicPartition]int64)}
+	return &memory{
+		ids: make(map[topicPartition][16]byte), at: make(map[topicPartition]int64),
+		doubts: make(map[topicPartition]doubt),
+	}
 }
 
 // know tells which topic a partition is of. Another one than before begins anew.
@@ -410,6 +439,27 @@ func (r *memory) move(seek string, tps []topicPartition) {
 		r.seek, r.done = seek, nil
 	}
 	r.done = append(r.done, tps...)
+}
+
+// doubt remembers what a seek leaves behind in a partition, beside what one before it
+// in the same generation has left.
+func (r *memory) doubt(tp topicPartition, d doubt) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if old, ok := r.doubts[tp]; ok && old.generation == d.generation {
+		d.upTo = max(d.upTo, old.upTo)
+	}
+	r.doubts[tp] = d
+}
+
+// doubtOf is what there is to doubt in a tenure that begins in that generation.
+func (r *memory) doubtOf(tp topicPartition, generation int32) doubt {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if d, ok := r.doubts[tp]; ok && d.generation == generation {
+		return d
+	}
+	return noDoubt
 }
 
 // moved is what was moved by a seek.

@@ -65,6 +65,40 @@ func TestWhatASeekHasMovedIsRememberedOfTheLastOne(t *testing.T) {
 	}
 }
 
+func TestWhatASeekLeavesInDoubt(t *testing.T) {
+	now := time.Now()
+	m := newMemory()
+	m.doubt(orders, doubt{generation: 5, upTo: 109})
+	m.doubt(orders, doubt{generation: 5, upTo: 49}) // a second seek, after less was delivered again
+	begun := func(m *memory, generation int32) *tenure {
+		tn := newTenure(orders, [16]byte{}, generation, position{})
+		tn.doubt = m.doubtOf(orders, generation)
+		return tn
+	}
+	static := newMemory()
+	static.doubt(orders, doubt{generation: 5, upTo: 109, until: now.Add(time.Minute)})
+	for name, c := range map[string]struct {
+		of         *tenure
+		generation int32
+		upTo       int64
+		after      time.Duration
+		want       bool
+	}{
+		"what was delivered before":                     {begun(m, 5), 5, 109, time.Hour, true},
+		"what was delivered before that":                {begun(m, 5), 5, 0, 0, true},
+		"what was not":                                  {begun(m, 5), 5, 110, 0, false},
+		"the same in a generation that came afterwards": {begun(m, 5), 6, 109, 0, false},
+		"a tenure that began in a later generation":     {begun(m, 6), 6, 109, 0, false},
+		"no seek":                                {begun(newMemory(), 5), 5, 0, 0, false},
+		"a static member, while acks may be due": {begun(static, 5), 5, 109, time.Minute - 1, true},
+		"a static member, afterwards":            {begun(static, 5), 5, 109, time.Minute, false},
+	} {
+		if got := c.of.doubts(c.generation, c.upTo, now.Add(c.after)); got != c.want {
+			t.Errorf("%s: doubted %v, want %v", name, got, c.want)
+		}
+	}
+}
+
 func TestALeaseEndsWithTheLastSignOfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &member{born: time.Now(), session: 6 * time.Second}

@@ -257,6 +257,10 @@ func (g *group) ack(ctx context.Context, t target, r AckRequest) (AckAnswer, err
 	if t.generation < h.tenure.began || t.generation > current || t.tenure != 0 && t.tenure != h.tenure.id {
 		return AckAnswer{}, &StaleError{Current: current}
 	}
+	if t.tenure == 0 && h.tenure.doubts(t.generation, t.statement.UpTo, time.Now()) {
+		m.outgrow()
+		return AckAnswer{}, &StaleError{Current: current}
+	}
 	back, err := h.ask(ctx, ask{statement: t.statement, delay: r.Delay, extend: r.Extend})
 	if err != nil {
 		return AckAnswer{}, err

@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/kpush/kpush/acker"
 )
@@ -24,6 +25,7 @@ type tenure struct {
 	began   int32          // the group's generation at the assignment
 	start   int64          // committed offset at the assignment; -1 if there was none
 	resume  acker.Metadata // what the tenure before left with that commit
+	doubt   doubt          // what acks by fields may be too old for
 
 	// Written by the partition, read by anyone.
 	safe     atomic.Int64         // offset that may be committed; -1 before anything is known
@@ -46,6 +48,25 @@ type tenure struct {
 	waiters   []waiter
 }
 
+// doubt is what a seek leaves behind. The tenure after it begins in the generation in
+// which the one before it delivered, so of an ack by fields, which has no more than the
+// generation to tell by, nobody knows whether it speaks of before or after the seek: but
+// for offsets that were not delivered before.
+type doubt struct {
+	generation int32
+	upTo       int64     // the last offset that was delivered before; -1: none
+	until      time.Time // when acks of before cannot be due any more; zero: never
+}
+
+var noDoubt = doubt{upTo: -1}
+
+// doubts tells whether an ack by fields may be one of before the seek with which the
+// tenure began.
+func (t *tenure) doubts(generation int32, upTo int64, now time.Time) bool {
+	d := t.doubt
+	return generation == t.began && upTo <= d.upTo && (d.until.IsZero() || now.Before(d.until))
+}
+
 // note is delivery state for the metadata of a commit of one offset: with another
 // offset it means nothing. Immutable.
 type note struct {
@@ -65,6 +86,7 @@ func newTenure(tp topicPartition, topicID [16]byte, generation int32, at positio
 	t := &tenure{
 		topicPartition: tp, topicID: topicID, id: rand.Uint64(), began: generation,
 		start: at.offset, committed: at.offset, metadata: at.metadata,
+		doubt: noDoubt,
 	}
 	t.safe.Store(-1)
 	// What an earlier tenure left stands until this one knows more.
