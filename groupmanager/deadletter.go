@@ -3,7 +3,9 @@ package groupmanager
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
@@ -36,17 +38,107 @@ func (l *lane) deadLetterOf(o *outgoing, now time.Time) *deadLetter {
 	}
 }
 
-// deadLetterWriter writes dead letters with one idempotent producer.
-type deadLetterWriter struct{ producer *kafka.Producer }
+// deadLetterWriter writes dead letters with one idempotent producer. The fatal error
+// of a producer never heals, so after one another takes its place. Any goroutine may
+// call Write; close comes when none does any more.
+type deadLetterWriter struct {
+	conf     kafka.ConfigMap
+	readLogs func(<-chan kafka.LogEvent) (stop func())
+	logger   *slog.Logger
+	running  sync.WaitGroup // what reads the producers, and what ends those that failed
+
+	mu       sync.Mutex
+	producer *letterProducer
+}
+
+// letterProducer is a producer with the writes that use it.
+type letterProducer struct {
+	*kafka.Producer
+	writes sync.WaitGroup // grows only while the writer has this producer
+}
+
+// newDeadLetterWriter asks nothing of Kafka before the first Write.
+func newDeadLetterWriter(conf kafka.ConfigMap, readLogs func(<-chan kafka.LogEvent) (stop func()), logger *slog.Logger) (*deadLetterWriter, error) {
+	w := &deadLetterWriter{conf: conf, readLogs: readLogs, logger: logger}
+	var err error
+	w.producer, err = w.open()
+	return w, err
+}
+
+// open makes a producer, and reads what it tells besides delivery reports until it is
+// closed; unread that would hold up its flush.
+func (w *deadLetterWriter) open() (*letterProducer, error) {
+	p, err := kafka.NewProducer(&w.conf)
+	if err != nil {
+		return nil, fmt.Errorf("making the dead letter producer: %w", err)
+	}
+	w.running.Go(func() {
+		defer w.readLogs(p.Logs())()
+		for e := range p.Events() {
+			if err, ok := e.(kafka.Error); ok {
+				w.logger.Debug("dead letter producer", "error", err)
+			}
+		}
+	})
+	return &letterProducer{Producer: p}, nil
+}
+
+// close ends the producer.
+func (w *deadLetterWriter) close() {
+	w.producer.Close()
+	w.running.Wait()
+}
+
+// renew puts another producer in the place of one that failed for good, which is
+// closed when the last write has left it: closed at once it would not tell what became
+// of their records. Should none be made, the next write that fails tries again.
+func (w *deadLetterWriter) renew(failed *letterProducer, why error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.producer != failed {
+		return // another write saw it first
+	}
+	next, err := w.open()
+	if err != nil {
+		w.logger.Error("the dead letter producer failed for good and could not be made anew", "error", why, "because", err)
+		return
+	}
+	w.producer = next
+	w.logger.Error("the dead letter producer failed for good and was made anew", "error", why)
+	w.running.Go(func() {
+		failed.writes.Wait()
+		failed.Close()
+	})
+}
+
+// use is the producer for one write, which has to tell when it is done.
+func (w *deadLetterWriter) use() *letterProducer {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.producer.writes.Add(1)
+	return w.producer
+}
 
 // Write produces the records in order and returns once the broker confirmed all
 // of them (acks=all), or with the first error. After an error some may have been
 // written; writing again makes duplicates there, never a loss.
-func (w deadLetterWriter) Write(ctx context.Context, l deadLetter) error {
+func (w *deadLetterWriter) Write(ctx context.Context, l deadLetter) error {
+	p := w.use()
+	defer p.writes.Done()
+	err := p.write(ctx, l)
+	if err != nil {
+		if fatal := p.GetFatalError(); fatal != nil {
+			w.renew(p, fatal)
+		}
+	}
+	return err
+}
+
+func (p *letterProducer) write(ctx context.Context, l deadLetter) error {
 	n := l.up - l.from
 	reports := make(chan kafka.Event, n)
 	for i := l.from; i < l.up; i++ {
-		if err := w.producer.Produce(l.message(i), reports); err != nil {
+		if err := p.Produce(l.message(i), reports); err != nil {
 			return fmt.Errorf("producing to %s: %w", l.to, err)
 		}
 	}

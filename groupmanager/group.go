@@ -231,7 +231,7 @@ func (g *group) join(ctx context.Context, w webhooks.Webhook, client *delivery.C
 	m.current.Store(-1)
 	m.committer = newCommitter(m.commit, queues.Generation, metrics, g.logger)
 	m.lane = &laneConfig{
-		webhook: w, client: client, dead: deadLetterWriter{s.producer}, tokens: s.tokens, ids: s.ids,
+		webhook: w, client: client, dead: s.dead, tokens: s.tokens, ids: s.ids,
 		generation: m.current.Load, publish: m.committer.publish, note: m.committer.note, lease: &m.lease,
 		revision: g.revision.Load, gone: g.departed,
 		metrics: metrics,

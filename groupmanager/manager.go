@@ -89,7 +89,7 @@ func keyOf(w webhooks.Webhook) webhookKey { return webhookKey{w.Tenant, w.ID} }
 type shared struct {
 	cfg      Config
 	cluster  *cluster
-	producer *kafka.Producer // of dead letters
+	dead     *deadLetterWriter
 	tokens   *acker.Tokens
 	ids      *acker.DeliveryIDs
 	meter    metric.Meter
@@ -115,11 +115,11 @@ func New(cfg Config) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	conf := cfg.Kafka.Producer()
-	producer, err := kafka.NewProducer(&conf)
+	readLogs := logReader(cfg.Kafka)
+	dead, err := newDeadLetterWriter(cfg.Kafka.Producer(), readLogs, cfg.Logger)
 	if err != nil {
 		cluster.close()
-		return nil, fmt.Errorf("making the dead letter producer: %w", err)
+		return nil, err
 	}
 	if cfg.Peers == nil {
 		cfg.Peers = alone{replica.Peer{ID: cfg.ReplicaID, Instance: cfg.Kafka.InstanceID}}
@@ -131,18 +131,18 @@ func New(cfg Config) (*Manager, error) {
 		groups:   make(map[webhookKey]*group),
 	}
 	m.shared = &shared{
-		cfg: cfg, cluster: cluster, producer: producer,
+		cfg: cfg, cluster: cluster, dead: dead,
 		tokens: acker.NewTokens(cfg.Keys.Derive("ack-token")...),
 		ids:    acker.NewDeliveryIDs(cfg.Keys.Derive("delivery-id")[0]),
 		meter:  otel.Meter(telemetry.Scope), tracer: otel.Tracer(telemetry.Scope),
-		logger: cfg.Logger, gone: m.noteGone, readLogs: logReader(cfg.Kafka),
+		logger: cfg.Logger, gone: m.noteGone, readLogs: readLogs,
 	}
 	m.health.heard(time.Now())
 	b := builder{meter: m.meter}
 	m.acks = b.counter(telemetry.Acks, telemetry.UnitAcks, "Acks by POST /ack, by the answer they got.")
 	m.moved = b.counter(telemetry.OffsetsMoved, telemetry.UnitPartitions, "Partitions whose committed offset was moved on request.")
 	if b.err != nil {
-		producer.Close()
+		dead.close()
 		cluster.close()
 		return nil, fmt.Errorf("making metrics: %w", b.err)
 	}
@@ -174,23 +174,20 @@ func (m *Manager) Run(ctx context.Context) error {
 		return fmt.Errorf("registering metrics: %w", err)
 	}
 	defer unregister()
-	stopLogs := m.readLogs(m.producer.Logs())
 	var side sync.WaitGroup
 	side.Go(func() { m.watchHealth(ctx) })
 	side.Go(func() { m.disableGone(ctx) })
 	side.Go(func() { m.watchTopics(ctx) })
 	side.Go(func() { m.watchReplaced(ctx, end) })
 	side.Go(func() { m.finishDeletions(ctx) })
-	side.Go(m.drainReports)
 
 	var running sync.WaitGroup
 	m.follow(ctx, &running)
 
 	m.draining.Store(true)
 	running.Wait()
-	m.producer.Close() // closes Events, which ends drainReports
+	m.dead.close()
 	side.Wait()
-	stopLogs()
 	m.cluster.close()
 	if cause := context.Cause(ctx); errors.Is(cause, ErrReplaced) {
 		return cause
@@ -304,16 +301,6 @@ func (m *Manager) all() []*group {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Collect(maps.Values(m.groups))
-}
-
-// drainReports reads what the producer tells besides delivery reports; unread it
-// would hold up its flush.
-func (m *Manager) drainReports() {
-	for e := range m.producer.Events() {
-		if err, ok := e.(kafka.Error); ok {
-			m.logger.Debug("dead letter producer", "error", err)
-		}
-	}
 }
 
 // noteGone is called by partitions and never waits.
