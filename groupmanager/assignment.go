@@ -288,7 +288,7 @@ func (m *member) release(tps []topicPartition, lost bool) {
 	}
 	for _, h := range going {
 		if h.cancel != nil {
-			<-h.done
+			m.ended(h.partition)
 		} else {
 			h.end() // it never ran
 		}

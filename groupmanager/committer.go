@@ -55,6 +55,7 @@ type committer struct {
 	live    map[topicPartition]*tenure
 	busy    chan struct{} // closed when the commit in flight is back; nil when there is none
 	refused int32         // generation that the coordinator has refused; -1: none
+	proof   bool          // the next round commits something, due or not
 }
 
 func newCommitter(commit commitFunc, generation func() int32, metrics *instruments, logger *slog.Logger) *committer {
@@ -129,6 +130,18 @@ func (c *committer) await(ctx context.Context, t *tenure, cover int64) (int64, e
 	}
 }
 
+// prove has a commit made soon though nothing may be due: that the coordinator takes
+// it tells that the member is in its group.
+func (c *committer) prove() {
+	c.mu.Lock()
+	c.proof = true
+	c.mu.Unlock()
+	select {
+	case c.urgent <- struct{}{}:
+	default:
+	}
+}
+
 // committed returns what the broker confirmed for t; -1 when that is not known.
 func (c *committer) committed(t *tenure) int64 {
 	c.mu.Lock()
@@ -179,6 +192,15 @@ func (c *committer) round() error {
 		taken = append(taken, t)
 	}
 	due := dueOf(taken)
+	if c.proof && len(due) == 0 && generation >= 0 && generation != c.refused {
+		for _, t := range taken {
+			if p := t.confirmed(); p.offset >= 0 {
+				due[t.topicPartition] = p // once more
+				break
+			}
+		}
+	}
+	c.proof = false
 	switch {
 	case len(due) == 0:
 		c.mu.Unlock()

@@ -3,6 +3,7 @@ package groupmanager
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -149,4 +150,75 @@ func TestNothingIsSentBeforeTheLifecycleCallIsAnswered(t *testing.T) {
 		r.nudge()
 		r.wantRequests(t, [2]int64{0, 0})
 	})
+}
+
+// While one partition drains for a revoke nothing comes out of Poll, for longer than a
+// lease lasts. The others are still ours, and what comes for them is delivered.
+func TestADrainOfOnePartitionDoesNotHoldUpTheOthers(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const slow = 4 * time.Second
+		r := newRig(t, func(ctx context.Context, q request) delivery.Result {
+			if q.token.Partition == orders.partition {
+				time.Sleep(slow)
+			}
+			return acked(ctx, q)
+		})
+		r.partition.end()
+		s := newSchedule(t, r, 0)
+		m := s.member
+		m.session, m.maxPoll = time.Second, time.Hour
+		m.poll(time.Now())
+		m.lane.lease = &m.lease
+		m.lease.renew(time.Now().Add(m.session))
+		m.committer.commit = func(due map[topicPartition]position) (map[topicPartition]bool, error) {
+			at := time.Now()
+			confirmed, err := s.broker.commit(due)
+			m.proven(at)
+			return confirmed, err
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		var committing sync.WaitGroup
+		committing.Go(func() { m.committer.run(ctx) })
+		s.assign(7, 0)
+		stays := topicPartition{"orders", orders.partition + 1}
+		q, tn := newQueue(), newTenure(stays, [16]byte{}, 7, position{})
+		p := newPartition(m.lane, tn, q, &r.paused, m.fault)
+		m.committer.begin(tn)
+		running, end := context.WithCancelCause(t.Context())
+		go p.run(running, testDrain)
+		synctest.Wait()
+		time.AfterFunc(slow-time.Second, func() { q.put(0) })
+		m.release([]topicPartition{orders}, false)
+		sent := false
+		for _, q := range r.receiver.seen() {
+			sent = sent || q.token.Partition == stays.partition
+		}
+		if !sent {
+			t.Errorf("nothing was delivered of the partition that stays in a drain of %v with a lease of %v", slow, m.session)
+		}
+		end(nil)
+		<-p.done
+		stop()
+		committing.Wait()
+		r.receiver.Close()
+	})
+}
+
+// The lease that a commit gives ends when the client would leave the group because
+// nobody polls it: after that the partitions may be another's at once.
+func TestACommitIsNoLeaseForAMemberThatDoesNotPoll(t *testing.T) {
+	now := time.Now()
+	m := &member{session: 6 * time.Second, maxPoll: 10 * time.Second}
+	m.proven(now)
+	if m.lease.holds(now) {
+		t.Error("a commit gave a lease to a member that has never polled")
+	}
+	m.poll(now)
+	for after, want := range map[time.Duration]time.Duration{0: 6 * time.Second, 9 * time.Second: 10 * time.Second} {
+		m.lease = lease{}
+		m.proven(now.Add(after))
+		if got := m.lease.until.Load().Sub(now); got != want {
+			t.Errorf("a commit %v after the last poll gives a lease until %v after it, want %v", after, got, want)
+		}
+	}
 }

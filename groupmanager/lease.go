@@ -27,7 +27,9 @@ const (
 // lease is how long this replica may act as the owner of its partitions without
 // hearing from anybody: to the moment at which the coordinator would give up a
 // member that it last heard from when we last heard from it. It is renewed by
-// every sign of life from the coordinator, as long as the member polls.
+// every sign of life from the coordinator, as long as the member polls. These come
+// with the client's statistics, through the poll loop; while that waits for a drain, by
+// commits, which the coordinator takes from members of its group alone.
 //
 // The client library has such a clock of its own for the classic protocol, but
 // tells of its end through the poll loop, and has none for KIP-848. A process that
@@ -126,4 +128,32 @@ func (m *member) heard(text string) {
 		return // not in the group: what the coordinator says is no sign of a session
 	}
 	m.lease.renew(m.born.Add(time.Duration(s.Age-s.Brokers.Coordinator.RxIdle)*time.Microsecond + m.session))
+}
+
+// proven renews the lease after a commit that was made at that time and taken by the
+// coordinator, but not for longer than the client stays in the group without a poll.
+func (m *member) proven(at time.Time) {
+	until := at.Add(m.session)
+	if leaves := m.leaves.Load(); leaves == nil {
+		return
+	} else if leaves.Before(until) {
+		until = *leaves
+	}
+	m.lease.renew(until)
+}
+
+// ended waits until a partition has, and keeps the lease up for the others meanwhile.
+func (m *member) ended(p *partition) {
+	tick := time.NewTicker(max(minStatistics, m.session/statisticsPart))
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.done:
+			return
+		case now := <-tick.C:
+			if !m.lease.holds(now.Add(m.session / 2)) {
+				m.committer.prove()
+			}
+		}
+	}
 }

@@ -79,10 +79,11 @@ type member struct {
 	logger    *slog.Logger
 
 	lease   lease
-	current atomic.Int32 // the group's generation; -1 before the first join
-	faults  faults       // of partitions, on their way to run
-	orders  chan order   // seeks, on their way to run
-	outgrew atomic.Bool  // an ack has come that this generation cannot tell the age of
+	leaves  atomic.Pointer[time.Time] // when the client leaves the group by itself, unless it is polled before
+	current atomic.Int32              // the group's generation; -1 before the first join
+	faults  faults                    // of partitions, on their way to run
+	orders  chan order                // seeks, on their way to run
+	outgrew atomic.Bool               // an ack has come that this generation cannot tell the age of
 	done    chan struct{}
 
 	// Owned by run; the rebalance callback runs inside its Poll, or inside Close.
@@ -104,7 +105,8 @@ func (m *member) run(ctx context.Context, topics []string) error {
 	defer close(m.done)
 	ctx, end := context.WithCancel(ctx)
 	defer end()
-	m.ctx, m.polled = ctx, time.Now()
+	m.ctx = ctx
+	m.poll(time.Now())
 	var commits sync.WaitGroup
 	if err := m.consumer.SubscribeTopics(topics, m.rebalance); err != nil {
 		m.lifecycle.close()
@@ -118,7 +120,7 @@ func (m *member) run(ctx context.Context, topics []string) error {
 		now := time.Now()
 		// The client has left the group by itself; it tells of it in a poll to come.
 		m.stalled = m.stalled || now.Sub(m.polled) > m.maxPoll
-		m.polled = now
+		m.poll(now)
 		m.event(e)
 		m.current.Store(m.queues.Generation())
 		m.tend()
@@ -130,6 +132,12 @@ func (m *member) run(ctx context.Context, topics []string) error {
 	m.resetOffsets()
 	stop()
 	return errors.Join(m.fatal, m.leave(&commits))
+}
+
+// poll notes that Poll has returned.
+func (m *member) poll(now time.Time) {
+	m.polled = now
+	m.leaves.Store(new(now.Add(m.maxPoll)))
 }
 
 // tend does what others have asked of run since the last poll.
@@ -232,6 +240,7 @@ func (m *member) commit(due map[topicPartition]position) (map[topicPartition]boo
 	}
 	span := m.lane.tracer.operation("commit", topic, attribute.String("messaging.operation.type", "settle"))
 	defer span.End()
+	at := time.Now()
 	answer, err := m.consumer.CommitOffsets(tps)
 	if e, ok := errors.AsType[kafka.Error](err); ok && e.Code() == kafka.ErrGroupAuthorizationFailed {
 		m.faults.add(fault{topicPartition{*tps[0].Topic, tps[0].Partition}, nil, fmt.Errorf("%w: %w", errNotAuthorized, err)})
@@ -239,12 +248,16 @@ func (m *member) commit(due map[topicPartition]position) (map[topicPartition]boo
 	confirmed := make(map[topicPartition]bool, len(due))
 	for _, tp := range answer {
 		if err == nil && tp.Error == nil {
-			at := topicPartition{*tp.Topic, tp.Partition}
-			confirmed[at] = true
-			m.memory.confirm(at, due[at].offset)
+			of := topicPartition{*tp.Topic, tp.Partition}
+			confirmed[of] = true
+			m.memory.confirm(of, due[of].offset)
 		} else if tp.Error != nil && err == nil {
 			m.logger.Warn("offset not committed", "topic", *tp.Topic, "partition", tp.Partition, "error", tp.Error)
 		}
+	}
+	// An empty group takes a commit from anybody, but then we are in none.
+	if len(confirmed) > 0 && m.queues.Generation() >= 0 {
+		m.proven(at)
 	}
 	return confirmed, err
 }
