@@ -144,7 +144,7 @@ func (g *group) live(parent context.Context) error {
 	g.mu.Lock()
 	g.topics = topics
 	g.mu.Unlock()
-	client, err := delivery.NewClient(delivery.Config{Webhook: w, Secret: secret, AckURL: g.shared.cfg.AckURL, UserAgent: g.shared.cfg.UserAgent})
+	client, err := delivery.NewClient(g.shared.clientConfig(w, secret))
 	if err != nil {
 		return fmt.Errorf("making the delivery client: %w", err)
 	}
@@ -173,13 +173,18 @@ func (g *group) live(parent context.Context) error {
 	return err
 }
 
+// clientConfig is what whatever sends requests for a webhook is made from.
+func (s *shared) clientConfig(w webhooks.Webhook, secret []byte) delivery.Config {
+	return delivery.Config{Webhook: w, Secret: secret, AckURL: s.cfg.AckURL, UserAgent: s.cfg.UserAgent, Guard: s.cfg.Guard}
+}
+
 // lifecycle makes what tells the receiver of partitions, nil if it wants to hear
 // nothing; end closes its connections, after the member has left.
 func (g *group) lifecycle(w webhooks.Webhook, secret []byte) (l *lifecycle, end func(), err error) {
 	if w.Lifecycle == nil {
 		return nil, func() {}, nil
 	}
-	n, err := delivery.NewNotifier(delivery.Config{Webhook: w, Secret: secret, UserAgent: g.shared.cfg.UserAgent})
+	n, err := delivery.NewNotifier(g.shared.clientConfig(w, secret))
 	if err != nil {
 		return nil, nil, fmt.Errorf("making the client of lifecycle calls: %w", err)
 	}

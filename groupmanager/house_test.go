@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/kpush/kpush/internal/kafkaconf"
 	"github.com/kpush/kpush/replica"
 	"github.com/kpush/kpush/webhooks"
+	"github.com/kpush/kpush/webhooks/egress"
 	"github.com/kpush/kpush/webhooks/kafkastore"
 )
 
@@ -127,6 +129,7 @@ func (h *house) start(t *testing.T) {
 	h.Manager, err = groupmanager.New(groupmanager.Config{
 		Kafka: conf, Registry: registry, RegistryTopic: kafkastore.DefaultTopic, Keys: keys, ReplicaID: h.id, Peers: h.replica,
 		AckURL: "http://gateway.test/ack", UserAgent: "kpush/test", DrainTimeout: cmp.Or(h.drain, 5*time.Second), Logger: logger,
+		Guard: egress.New(receivers(t), egress.Options{}),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -142,6 +145,16 @@ func (h *house) start(t *testing.T) {
 		}
 		return registry.Confirm(t.Context())
 	})
+}
+
+// receivers allows what the receivers of these tests are.
+func receivers(t *testing.T) egress.Policy {
+	t.Helper()
+	ports, err := egress.ParsePorts([]string{egress.AnyPort})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return egress.Policy{AllowHTTP: true, AllowedPorts: ports, AllowedCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
 }
 
 // live runs the parts of the house, and returns what ends them in the order in

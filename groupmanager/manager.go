@@ -23,6 +23,7 @@ import (
 	"github.com/kpush/kpush/internal/telemetry"
 	"github.com/kpush/kpush/replica"
 	"github.com/kpush/kpush/webhooks"
+	"github.com/kpush/kpush/webhooks/egress"
 )
 
 const (
@@ -33,7 +34,7 @@ const (
 )
 
 // Config is what a Manager is made from. All fields but Peers, RegistryTopic,
-// Logger, Tracing and DrainTimeout are required.
+// Guard, Logger, Tracing and DrainTimeout are required.
 type Config struct {
 	Kafka     kafkaconf.Config
 	Registry  *webhooks.Registry
@@ -51,6 +52,11 @@ type Config struct {
 
 	AckURL    string // told to receivers
 	UserAgent string // kpush/<version>
+
+	// Guard makes the connections to receivers. Default: the strictest, which
+	// delivers to public addresses by https alone.
+	Guard *egress.Guard
+
 	// DrainTimeout is how long requests under way may go on when partitions are
 	// given up; six tenths of max.poll.interval.ms if that is less. Default 25s.
 	DrainTimeout time.Duration
@@ -103,6 +109,9 @@ type shared struct {
 func New(cfg Config) (*Manager, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
+	}
+	if cfg.Guard == nil {
+		cfg.Guard = egress.New(egress.Policy{}, egress.Options{})
 	}
 	if cfg.DrainTimeout == 0 {
 		cfg.DrainTimeout = 25 * time.Second

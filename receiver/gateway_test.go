@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/kpush/kpush/server"
 	"github.com/kpush/kpush/webhooks"
 	"github.com/kpush/kpush/webhooks/delivery"
+	"github.com/kpush/kpush/webhooks/egress"
 )
 
 // These tests hold the kit against the gateway's own code: what that sends is read
@@ -45,7 +47,18 @@ func config(t testing.TB, h *receiver.Handler, edits ...func(*webhooks.Webhook))
 	for _, edit := range edits {
 		edit(&w)
 	}
-	return delivery.Config{Webhook: w, Secret: key, AckURL: "https://gw.example.com/ack", UserAgent: "kpush/test"}
+	return delivery.Config{Webhook: w, Secret: key, AckURL: "https://gw.example.com/ack", UserAgent: "kpush/test", Guard: loopback(t)}
+}
+
+// loopback lets a gateway deliver to receivers on this machine.
+func loopback(t testing.TB) *egress.Guard {
+	t.Helper()
+	ports, err := egress.ParsePorts([]string{egress.AnyPort})
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy := egress.Policy{AllowHTTP: true, AllowedPorts: ports, AllowedCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+	return egress.New(policy, egress.Options{})
 }
 
 // send delivers a batch to h once.

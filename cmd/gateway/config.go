@@ -29,6 +29,7 @@ type Config struct {
 	SecretKey []string `koanf:"secret_key" secret:"true" usage:"32 bytes in base64 that seal secrets; a list when rotating, the first one seals"`
 
 	Registry RegistryConfig `koanf:"registry"`
+	Delivery DeliveryConfig `koanf:"delivery"`
 	Shutdown ShutdownConfig `koanf:"shutdown"`
 	Log      LogConfig      `koanf:"log"`
 
@@ -170,6 +171,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Registry.ReplicationFactor < 1 && c.Registry.ReplicationFactor != -1 {
 		complain("registry.replication_factor", "must be -1 or at least 1, not %d", c.Registry.ReplicationFactor)
+	}
+	if _, err := c.Delivery.policy(); err != nil {
+		errs = append(errs, err)
 	}
 	if c.Shutdown.DrainTimeout <= 0 {
 		complain("shutdown.drain_timeout", "must be above 0, not %v", c.Shutdown.DrainTimeout)

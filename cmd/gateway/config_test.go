@@ -124,6 +124,17 @@ func TestLayers(t *testing.T) {
 			yaml:   "secret_key: [" + testKey + ", " + testKey2 + "]\n",
 			change: func(c *Config) { c.SecretKey = []string{testKey, testKey2} },
 		},
+		"what deliveries may reach, from each of the layers": {
+			yaml:    "delivery:\n  allow_http: true\n  allowed_ports: [443, 8000-8099]\n",
+			environ: []string{"KPUSH_DELIVERY_ALLOWED_CIDRS=10.1.0.0/16, fd00::/8"},
+			args:    []string{"--delivery-allow-http=false", "--delivery-allow-metadata", "--delivery-denied-cidrs", "10.1.2.0/24"},
+			change: func(c *Config) {
+				c.Delivery = DeliveryConfig{
+					AllowedCIDRs: []string{"10.1.0.0/16", "fd00::/8"}, AllowedPorts: []string{"443", "8000-8099"},
+					AllowMetadata: true, DeniedCIDRs: []string{"10.1.2.0/24"},
+				}
+			},
+		},
 		"variables go into the file's values": {
 			yaml:    "api:\n  admin_token: ${TOKEN}\n  listen: '${HOST:-127.0.0.1}:80'\nregistry:\n  replication_factor: ${RF}\n  topic: $${RF}\n",
 			environ: []string{"TOKEN=a: [b", "RF=3"},
@@ -185,8 +196,8 @@ func TestRefused(t *testing.T) {
 			want: []string{"kpush.yaml:3: unknown key kafka.brokrs", "kpush.yaml:5: unknown key log.levle", "kpush.yaml:6: unknown key metrics"},
 		},
 		"a key of a later version is unknown, too": {
-			yaml: "delivery:\n  allow_http: true\n",
-			want: []string{"kpush.yaml:1: unknown key delivery"},
+			yaml: "delivery:\n  proxy: http://proxy:3128\n",
+			want: []string{"kpush.yaml:2: unknown key delivery.proxy"},
 		},
 		"a value where a group belongs":     {yaml: "kafka: a:1\n", want: []string{"kpush.yaml:1: kafka takes a mapping"}},
 		"a group where a value belongs":     {yaml: "api:\n  listen:\n    port: 1\n", want: []string{"kpush.yaml:3: api.listen takes a value"}},
@@ -214,9 +225,14 @@ func TestRefused(t *testing.T) {
 		"a replica's id with a space":       {args: []string{"--replica-id", "one two"}, want: []string{"replica.id"}},
 		"a log format that is none":         {args: []string{"--log-format", "xml"}, want: []string{"log.format"}},
 		"a replication factor of 0":         {args: []string{"--registry-replication-factor", "0"}, want: []string{"registry.replication_factor"}},
-		"no time to drain":                  {args: []string{"--shutdown-drain-timeout", "0s"}, want: []string{"shutdown.drain_timeout"}},
-		"a property the gateway owns":       {yaml: "kafka:\n  properties:\n    enable.auto.commit: true\n    group.id: x\n", want: []string{"enable.auto.commit", "group.id"}},
-		"a group protocol that is none":     {args: []string{"--kafka-group-protocol", "gossip"}, want: []string{"gossip"}},
+		"a word for yes or no":              {environ: []string{"KPUSH_DELIVERY_ALLOW_HTTP=maybe"}, want: []string{"delivery", "allow_http"}},
+		"ranges that are none, all of them": {
+			yaml: "delivery:\n  allowed_cidrs: [10.1.0.0]\n  denied_cidrs: [10.1.2.3/16]\n  allowed_ports: [443, 0]\n  nat64_prefixes: ['64:ff9b::/64']\n",
+			want: []string{"delivery.allowed_cidrs", "delivery.denied_cidrs", "10.1.0.0/16 would be right", "delivery.allowed_ports", "delivery.nat64_prefixes"},
+		},
+		"no time to drain":              {args: []string{"--shutdown-drain-timeout", "0s"}, want: []string{"shutdown.drain_timeout"}},
+		"a property the gateway owns":   {yaml: "kafka:\n  properties:\n    enable.auto.commit: true\n    group.id: x\n", want: []string{"enable.auto.commit", "group.id"}},
+		"a group protocol that is none": {args: []string{"--kafka-group-protocol", "gossip"}, want: []string{"gossip"}},
 		"a webhook that is not valid, at the line of its field": {
 			yaml: "webhooks:\n  - id: a\n    url: https://a.example\n    topics: [t]\n    batch:\n      max_records: 0\n",
 			want: []string{"kpush.yaml:6: webhooks[0]: /batch/max_records"},
@@ -410,6 +426,12 @@ func TestSettingNames(t *testing.T) {
 		"secret_key":                  {"KPUSH_SECRET_KEY", "secret-key-file"},
 		"registry.topic":              {"KPUSH_REGISTRY_TOPIC", "registry-topic"},
 		"registry.replication_factor": {"KPUSH_REGISTRY_REPLICATION_FACTOR", "registry-replication-factor"},
+		"delivery.allow_http":         {"KPUSH_DELIVERY_ALLOW_HTTP", "delivery-allow-http"},
+		"delivery.allowed_cidrs":      {"KPUSH_DELIVERY_ALLOWED_CIDRS", "delivery-allowed-cidrs"},
+		"delivery.allowed_ports":      {"KPUSH_DELIVERY_ALLOWED_PORTS", "delivery-allowed-ports"},
+		"delivery.denied_cidrs":       {"KPUSH_DELIVERY_DENIED_CIDRS", "delivery-denied-cidrs"},
+		"delivery.allow_metadata":     {"KPUSH_DELIVERY_ALLOW_METADATA", "delivery-allow-metadata"},
+		"delivery.nat64_prefixes":     {"KPUSH_DELIVERY_NAT64_PREFIXES", "delivery-nat64-prefixes"},
 		"shutdown.drain_timeout":      {"KPUSH_SHUTDOWN_DRAIN_TIMEOUT", "shutdown-drain-timeout"},
 		"log.level":                   {"KPUSH_LOG_LEVEL", "log-level"},
 		"log.format":                  {"KPUSH_LOG_FORMAT", "log-format"},

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kpush/kpush/internal/devbroker"
+	"github.com/kpush/kpush/webhooks/egress"
 )
 
 const (
@@ -73,12 +74,15 @@ func devCommand(environ []string) *cobra.Command {
 }
 
 // devDefaults are the defaults of dev: everything on this machine, for one person.
-// Without brokers the embedded one runs.
+// Without brokers the embedded one runs. Receivers are on this machine, too.
 func devDefaults() Config {
 	c := defaultConfig()
 	c.Kafka.Brokers, c.EmbeddedBroker = nil, true
 	c.API.Listen = "127.0.0.1:8080"
 	c.Log.Format = logText
+	c.Delivery = DeliveryConfig{
+		AllowHTTP: true, AllowedCIDRs: []string{"127.0.0.0/8", "::1/128"}, AllowedPorts: []string{egress.AnyPort},
+	}
 	return c
 }
 
@@ -120,6 +124,8 @@ func dev(ctx context.Context, c Config, opts devOptions, out io.Writer, logger *
 	if len(p.config.SecretKey) == 0 {
 		p.config.SecretKey = []string{p.state.SecretKey}
 	}
+	logger.Info("dev delivers to receivers on this machine, unlike serve",
+		"allow_http", c.Delivery.AllowHTTP, "allowed_cidrs", c.Delivery.AllowedCIDRs, "allowed_ports", c.Delivery.AllowedPorts)
 	p.echo = newEcho(out, ctx.Done())
 	if secret := p.state.DemoSecrets[p.brokers]; secret != "" {
 		if err := p.echo.trust(secret); err != nil {

@@ -107,6 +107,10 @@ func (g *gateway) wire(build version.Info) error {
 	if err != nil {
 		return err
 	}
+	guard, err := g.newGuard()
+	if err != nil {
+		return err
+	}
 	conf := c.kafka(g.logger)
 	store, err := kafkastore.New(kafkastore.Config{
 		Kafka: conf, Topic: c.Registry.Topic, ReplicationFactor: c.Registry.ReplicationFactor, Logger: g.logger,
@@ -136,6 +140,7 @@ func (g *gateway) wire(build version.Info) error {
 		ReplicaID:     c.Replica.ID,
 		AckURL:        strings.TrimSuffix(c.API.PublicURL, "/") + "/ack",
 		UserAgent:     build.UserAgent(),
+		Guard:         guard,
 		DrainTimeout:  c.Shutdown.DrainTimeout,
 		Tracing:       g.telemetry.Tracing(),
 		Logger:        g.logger,

@@ -15,9 +15,10 @@ import (
 	"github.com/kpush/kpush/internal/devbroker"
 )
 
-// serveSettings are enough for serve to start.
+// serveSettings are enough for serve to start, and to deliver to receivers of tests.
 func serveSettings(broker string) []string {
 	return []string{
+		"KPUSH_DELIVERY_ALLOW_HTTP=true", "KPUSH_DELIVERY_ALLOWED_CIDRS=127.0.0.0/8", "KPUSH_DELIVERY_ALLOWED_PORTS=any",
 		"KPUSH_KAFKA_BROKERS=" + broker, "KPUSH_API_LISTEN=127.0.0.1:0", "KPUSH_MANAGEMENT_LISTEN=127.0.0.1:0",
 		"KPUSH_API_ADMIN_TOKEN=admin", "KPUSH_SECRET_KEY=" + testKey,
 	}

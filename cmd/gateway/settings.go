@@ -81,6 +81,8 @@ func addFlags(flags *pflag.FlagSet, defaults Config) {
 			continue
 		}
 		switch value := s.value.Interface().(type) {
+		case bool:
+			flags.Bool(s.flag(), value, s.usage)
 		case int:
 			flags.Int(s.flag(), value, s.usage)
 		case time.Duration:

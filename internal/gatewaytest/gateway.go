@@ -194,6 +194,10 @@ func (c Config) Serve(ctx context.Context, binary, folder string) (*exec.Cmd, er
 		"KPUSH_MANAGEMENT_LISTEN="+c.management,
 		"KPUSH_SECRET_KEY="+c.secretKey,
 		"KPUSH_LOG_FORMAT=text",
+		// The receivers of tests are on loopback, on whichever port is free.
+		"KPUSH_DELIVERY_ALLOW_HTTP=true",
+		"KPUSH_DELIVERY_ALLOWED_CIDRS=127.0.0.0/8",
+		"KPUSH_DELIVERY_ALLOWED_PORTS=any",
 	)
 	cmd.Env = append(cmd.Env, c.Env...)
 	return cmd, nil

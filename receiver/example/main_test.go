@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"github.com/kpush/kpush/internal/records"
 	"github.com/kpush/kpush/webhooks"
 	"github.com/kpush/kpush/webhooks/delivery"
+	"github.com/kpush/kpush/webhooks/egress"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -87,8 +89,14 @@ func start(t *testing.T, g *gateway) running {
 	w := webhooks.Default()
 	w.ID, w.GroupID, w.Topics = "orders-to-billing", "kpush.default.orders-to-billing", []string{"orders"}
 	w.URL = strings.Fields(r.out.String())[3] + "/hooks"
-	var err error
-	if r.client, err = delivery.NewClient(delivery.Config{Webhook: w, Secret: key, AckURL: api.URL + "/ack", UserAgent: "kpush/test"}); err != nil {
+	ports, err := egress.ParsePorts([]string{egress.AnyPort})
+	if err != nil {
+		t.Fatal(err)
+	}
+	here := egress.Policy{AllowHTTP: true, AllowedPorts: ports, AllowedCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+	if r.client, err = delivery.NewClient(delivery.Config{
+		Webhook: w, Secret: key, AckURL: api.URL + "/ack", UserAgent: "kpush/test", Guard: egress.New(here, egress.Options{}),
+	}); err != nil {
 		t.Fatal(err)
 	}
 	r.end = sync.OnceFunc(func() {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/kpush/kpush/internal/records"
 	"github.com/kpush/kpush/webhooks"
+	"github.com/kpush/kpush/webhooks/egress"
 )
 
 // batchOf makes n records with values of about size bytes.
@@ -48,7 +49,7 @@ func benchClient(tb testing.TB, url, value string, signed bool) *Client {
 	w := webhooks.Default()
 	w.ID, w.URL, w.GroupID = "orders-to-billing", url, "kpush.default.orders-to-billing"
 	w.Format.Value, w.Signing.Enabled = value, signed
-	c, err := NewClient(Config{Webhook: w, Secret: make([]byte, 32), AckURL: "https://gw.example.com/ack", UserAgent: "kpush/1"})
+	c, err := NewClient(Config{Webhook: w, Secret: make([]byte, 32), AckURL: "https://gw.example.com/ack", UserAgent: "kpush/1", Guard: testGuard(egress.Options{})})
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -14,9 +14,9 @@ package delivery
 import (
 	"strconv"
 	"sync/atomic"
-	"syscall"
 
 	"github.com/kpush/kpush/webhooks"
+	"github.com/kpush/kpush/webhooks/egress"
 )
 
 // Config is what a Client or a Notifier is made from.
@@ -26,10 +26,13 @@ type Config struct {
 	AckURL    string           // told to receivers as ack.url
 	UserAgent string           // kpush/<version>
 
-	// Control is called with each address about to be dialled, after the name was
-	// resolved and before the first packet, as net.Dialer.Control; an error refuses
-	// the address. Nil allows every address.
-	Control func(network, address string, conn syscall.RawConn) error
+	// Guard makes the connections, and refuses those that the installation's policy
+	// does not allow. Default: the strictest, public addresses by https.
+	Guard *egress.Guard
+
+	// LoopMarker, if it is not empty, goes out as kpush-loop with every request, so
+	// that a gateway knows its own deliveries when they come back to it.
+	LoopMarker string
 }
 
 // Client delivers to one webhook through one transport of its own. All methods
@@ -49,12 +52,12 @@ const minHeadroom = 1 << 10
 // NewClient makes the client of one webhook. It fails when the URL cannot be
 // sent to or a header cannot be sent.
 func NewClient(cfg Config) (*Client, error) {
-	return newClient(cfg, newDialer(cfg.Control))
+	return newClient(cfg, newDialer(cfg.Guard))
 }
 
 func newClient(cfg Config, d *dialer) (*Client, error) {
 	w := cfg.Webhook
-	headers := append(fixedHeaders(w, cfg.UserAgent), header{"kpush-ack-timeout-ms", strconv.Itoa(w.Ack.TimeoutMs)})
+	headers := append(fixedHeaders(cfg), header{"kpush-ack-timeout-ms", strconv.Itoa(w.Ack.TimeoutMs)})
 	e, err := newEndpoint(cfg, d, "url", w.URL, headers)
 	if err != nil {
 		return nil, err

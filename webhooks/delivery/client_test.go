@@ -65,6 +65,7 @@ func TestRequestHeaders(t *testing.T) {
 			"Kpush-Attempt":        fmt.Sprint(n + 1),
 			"Kpush-Ack-Token":      token,
 			"Kpush-Ack-Timeout-Ms": "12345",
+			"Kpush-Loop":           "marker",
 			"X-Env":                "prod",
 			"Authorization":        "Bearer xyz",
 		}

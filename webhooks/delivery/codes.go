@@ -8,14 +8,17 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"github.com/kpush/kpush/webhooks/egress"
 )
 
 // Codes say why an attempt failed. They are what users see of it: no address, no
 // system's message. Besides these there is "http_" and a status.
 const (
 	CodeDNS             = "dns_error"             // the host's name could not be resolved
+	CodeAddressDenied   = "address_denied"        // the operator's policy does not allow the target; nothing was sent
 	CodeConnectRefused  = "connect_refused"       // nobody listens
-	CodeConnectTimeout  = "connect_timeout"       // no connection within 3 s
+	CodeConnectTimeout  = "connect_timeout"       // no connection within 3 s of the name's resolution
 	CodeConnectFailed   = "connect_failed"        // any other way not to be connected, as no route
 	CodeTLS             = "tls_error"             // no TLS, a bad certificate, or no handshake within 5 s
 	CodeTimeout         = "timeout"               // the request's deadline passed
@@ -37,6 +40,9 @@ func httpCode(status int) string { return codeHTTPPrefix + strconv.Itoa(status) 
 func transportCode(ctx context.Context, deadline time.Time, err error) string {
 	if ctx.Err() != nil {
 		return CodeCanceled
+	}
+	if errors.Is(err, egress.ErrDenied) {
+		return CodeAddressDenied
 	}
 	if !time.Now().Before(deadline) {
 		return CodeTimeout

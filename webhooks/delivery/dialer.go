@@ -3,77 +3,54 @@ package delivery
 import (
 	"context"
 	"crypto/tls"
-	"errors"
-	"fmt"
-	"net"
-	"net/url"
-	"syscall"
 	"time"
+
+	"github.com/kpush/kpush/webhooks/egress"
 )
 
-const (
-	connectTimeout = 3 * time.Second // name resolution and TCP
-	tlsTimeout     = 5 * time.Second // TLS handshake
-)
+const tlsTimeout = 5 * time.Second // of a handshake
 
-// dialer opens connections, straight to where the URL says: there is no proxy.
+// dialer opens connections, straight to where the URL says: there is no proxy. The
+// guard resolves names, connects, and bounds both.
 type dialer struct {
-	tcp       net.Dialer
+	guard     *egress.Guard
 	tls       *tls.Config
 	handshake time.Duration
 }
 
-// newDialer makes a dialer; control may be nil.
-func newDialer(control func(network, address string, conn syscall.RawConn) error) *dialer {
+// newDialer makes a dialer; without a guard it gets the strictest.
+func newDialer(guard *egress.Guard) *dialer {
+	if guard == nil {
+		guard = egress.New(egress.Policy{}, egress.Options{})
+	}
 	return &dialer{
-		tcp:       net.Dialer{Timeout: connectTimeout, Control: control},
+		guard:     guard,
 		tls:       &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}},
 		handshake: tlsTimeout,
 	}
 }
 
-var errNotTCP = errors.New("the connection is not TCP")
-
-// dial connects to address (host:port), over TLS if secure.
-func (d *dialer) dial(ctx context.Context, address string, secure bool, deadline time.Time) (*wire, error) {
+// dial connects to a host's port, over TLS if secure.
+func (d *dialer) dial(ctx context.Context, host string, port uint16, secure bool, deadline time.Time) (*wire, error) {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	plain, err := d.tcp.DialContext(ctx, "tcp", address)
+	tcp, err := d.guard.Dial(ctx, host, port, secure)
 	if err != nil {
 		return nil, err
 	}
-	tcp, ok := plain.(*net.TCPConn)
-	if !ok {
-		plain.Close()
-		return nil, errNotTCP
-	}
 	if !secure {
-		return newWire(plain, tcp), nil
-	}
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		plain.Close()
-		return nil, fmt.Errorf("dialing: %w", err)
+		return newWire(tcp, tcp), nil
 	}
 	config := d.tls.Clone()
 	config.ServerName = host
-	c := tls.Client(plain, config)
+	c := tls.Client(tcp, config)
 	ctx, cancelHandshake := context.WithTimeout(ctx, d.handshake)
 	defer cancelHandshake()
 	if err := c.HandshakeContext(ctx); err != nil {
-		plain.Close()
+		tcp.Close()
 		return nil, &tlsError{err}
 	}
 	return newWire(c, tcp), nil
-}
-
-// addressOf is host:port of a URL.
-func addressOf(u *url.URL) string {
-	port := u.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
-	}
-	return net.JoinHostPort(u.Hostname(), port)
 }
 
 // tlsError is a handshake that failed, for whatever reason.

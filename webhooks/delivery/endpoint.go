@@ -10,19 +10,22 @@ import (
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/kpush/kpush/webhooks/egress"
 )
 
 // endpoint is one URL of a webhook, to which requests are sent over connections of
 // its own. All methods may be called concurrently.
 type endpoint struct {
 	url      *url.URL
-	address  string // host:port
+	port     uint16
 	secure   bool
 	start    []byte        // of every request
 	timeout  time.Duration // of one attempt, from dial to the end of the answer
 	signers  *signers      // nil: requests go unsigned
 	dialer   *dialer
 	wires    wires
+	unwatch  func() // ends the watch over the guard's policy
 	tracer   trace.Tracer
 	requests sync.Pool // of *request
 }
@@ -40,6 +43,10 @@ func newEndpoint(cfg Config, d *dialer, name, text string, headers []header) (*e
 	if target.Scheme != "http" && target.Scheme != "https" || target.Hostname() == "" {
 		return nil, fmt.Errorf("webhook %q: the %s is not an http or https url with a host", w.ID, name)
 	}
+	port, err := egress.Port(target)
+	if err != nil {
+		return nil, fmt.Errorf("webhook %q: the %s has no port that there is", w.ID, name)
+	}
 	for _, h := range headers {
 		if !validHeader(h) {
 			return nil, fmt.Errorf("webhook %q: header %q cannot be sent", w.ID, h.name)
@@ -47,7 +54,7 @@ func newEndpoint(cfg Config, d *dialer, name, text string, headers []header) (*e
 	}
 	e := &endpoint{
 		url:     target,
-		address: addressOf(target),
+		port:    port,
 		secure:  target.Scheme == "https",
 		start:   requestStart(target, headers),
 		timeout: w.Request.Timeout(),
@@ -58,11 +65,15 @@ func newEndpoint(cfg Config, d *dialer, name, text string, headers []header) (*e
 		e.signers = newSigners(cfg.Secret)
 	}
 	e.requests.New = func() any { return new(request) }
+	e.unwatch = d.guard.Watch(e.wires.drop)
 	return e, nil
 }
 
 // Close drops idle connections. Attempts under way end as they would have.
-func (e *endpoint) Close() { e.wires.close() }
+func (e *endpoint) Close() {
+	e.unwatch()
+	e.wires.close()
+}
 
 // exchange sends the request that r holds and reads the answer; code is set when
 // there was none. When an idle connection turns out to be closed before any byte
@@ -75,10 +86,12 @@ func (e *endpoint) exchange(ctx context.Context, r *request, body []byte, deadli
 		w := e.wires.take()
 		idle := w != nil
 		if !idle {
+			age := e.wires.age() // before the policy is looked at: a change of it meanwhile makes w too old
 			var err error
-			if w, err = e.dialer.dial(ctx, e.address, e.secure, deadline); err != nil {
+			if w, err = e.dialer.dial(ctx, e.url.Hostname(), e.port, e.secure, deadline); err != nil {
 				return answer{}, transportCode(ctx, deadline, err)
 			}
+			w.age = age
 		}
 		free := context.AfterFunc(ctx, w.interrupt)
 		resp, written, err := w.exchange(ctx, r.head, body, deadline)

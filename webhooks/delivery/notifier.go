@@ -45,7 +45,7 @@ func NewNotifier(cfg Config) (*Notifier, error) {
 	if w.Lifecycle == nil {
 		return nil, fmt.Errorf("webhook %q: there is no lifecycle url", w.ID)
 	}
-	e, err := newEndpoint(cfg, newDialer(cfg.Control), "lifecycle url", w.Lifecycle.URL, fixedHeaders(w, cfg.UserAgent))
+	e, err := newEndpoint(cfg, newDialer(cfg.Guard), "lifecycle url", w.Lifecycle.URL, fixedHeaders(cfg))
 	if err != nil {
 		return nil, err
 	}

@@ -70,6 +70,7 @@ func TestALifecycleCallIsSignedAndSaysWhatIsComing(t *testing.T) {
 		"Webhook-Timestamp": fmt.Sprint(now.Unix()),
 		"Kpush-Webhook":     "orders-to-billing",
 		"Kpush-Group":       "kpush.default.orders-to-billing",
+		"Kpush-Loop":        "marker",
 		"Kpush-Generation":  "42",
 		"X-Env":             "prod",
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync"
 	"syscall"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/kpush/kpush/internal/records"
 	"github.com/kpush/kpush/webhooks"
+	"github.com/kpush/kpush/webhooks/egress"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -38,8 +40,22 @@ func testWebhook(url string, edits ...func(*webhooks.Webhook)) webhooks.Webhook 
 }
 
 func testConfig(w webhooks.Webhook) Config {
-	return Config{Webhook: w, Secret: testSecret, AckURL: "https://gw.example.com/ack", UserAgent: "kpush/test"}
+	return Config{
+		Webhook: w, Secret: testSecret, AckURL: "https://gw.example.com/ack", UserAgent: "kpush/test",
+		Guard: testGuard(egress.Options{}), LoopMarker: "marker",
+	}
 }
+
+// testPolicy allows what the receivers of these tests are.
+func testPolicy() egress.Policy {
+	ports, err := egress.ParsePorts([]string{egress.AnyPort})
+	if err != nil {
+		panic(err)
+	}
+	return egress.Policy{AllowHTTP: true, AllowedPorts: ports, AllowedCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+}
+
+func testGuard(o egress.Options) *egress.Guard { return egress.New(testPolicy(), o) }
 
 func testClient(t testing.TB, url string, edits ...func(*webhooks.Webhook)) *Client {
 	t.Helper()
@@ -128,7 +144,7 @@ func listen(t testing.TB, serve func(conn net.Conn, n int)) string {
 func trusting() ([]tls.Certificate, *dialer) {
 	srv := httptest.NewTLSServer(nil) // for its certificate
 	srv.Close()
-	d := newDialer(nil)
+	d := newDialer(testGuard(egress.Options{}))
 	d.tls.RootCAs = x509.NewCertPool()
 	d.tls.RootCAs.AddCert(srv.Certificate())
 	return srv.TLS.Certificates, d
@@ -194,7 +210,7 @@ func recordsOf(values ...[]byte) *records.Batch {
 	return b
 }
 
-// syscallConn shortens the signature of a dial guard.
+// syscallConn shortens the signature of a dialer's control.
 type syscallConn = syscall.RawConn
 
 var discardLog = log.New(io.Discard, "", 0)

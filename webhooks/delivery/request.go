@@ -8,17 +8,19 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
-
-	"github.com/kpush/kpush/webhooks"
 )
 
 // header is one header of a request.
 type header struct{ name, value string }
 
+// loopHeader is the name under which Config.LoopMarker goes out.
+const loopHeader = "kpush-loop"
+
 // fixedHeaders are the headers that all requests of a webhook share, in the order
 // in which they are sent. The user may give another User-Agent, and nothing
 // else of ours.
-func fixedHeaders(w webhooks.Webhook, userAgent string) []header {
+func fixedHeaders(cfg Config) []header {
+	w := cfg.Webhook
 	var own bool
 	var hs []header
 	for name, value := range w.Request.Headers {
@@ -26,7 +28,10 @@ func fixedHeaders(w webhooks.Webhook, userAgent string) []header {
 		hs = append(hs, header{strings.ToLower(name), value})
 	}
 	if !own {
-		hs = append(hs, header{"user-agent", userAgent})
+		hs = append(hs, header{"user-agent", cfg.UserAgent})
+	}
+	if cfg.LoopMarker != "" {
+		hs = append(hs, header{loopHeader, cfg.LoopMarker})
 	}
 	return append(hs,
 		header{"content-type", "application/json; charset=utf-8"},

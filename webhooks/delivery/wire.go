@@ -62,6 +62,7 @@ type wire struct {
 	in   capped
 	r    *bufio.Reader
 	idle time.Time // since when nobody owns it
+	age  int       // that of the wires when it was dialled
 }
 
 func newWire(conn net.Conn, tcp *net.TCPConn) *wire {
@@ -268,6 +269,7 @@ type wires struct {
 	mu     sync.Mutex
 	idle   []*wire // used last stands last
 	closed bool
+	ages   int         // how often all were dropped
 	sweep  *time.Timer // set while there is an idle connection
 }
 
@@ -296,7 +298,7 @@ func (p *wires) put(w *wire) {
 	w.idle = time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || len(p.idle) >= maxIdle {
+	if p.closed || w.age != p.ages || len(p.idle) >= maxIdle {
 		w.close()
 		return
 	}
@@ -323,11 +325,31 @@ func (p *wires) sweepIdle() {
 	}
 }
 
-// close drops the idle connections; those in use are closed when they come back.
+// age goes with each connection made from now on.
+func (p *wires) age() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ages
+}
+
+// drop closes the idle connections, and those in use when they come back.
+func (p *wires) drop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ages++
+	p.dropIdle()
+}
+
+// close is drop for good.
 func (p *wires) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
+	p.dropIdle()
+}
+
+// dropIdle closes the idle connections; p.mu is held.
+func (p *wires) dropIdle() {
 	if p.sweep != nil {
 		p.sweep.Stop()
 		p.sweep = nil

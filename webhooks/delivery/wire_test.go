@@ -26,14 +26,8 @@ import (
 	"time"
 
 	"github.com/kpush/kpush/webhooks"
+	"github.com/kpush/kpush/webhooks/egress"
 )
-
-func TestProxiesOfTheEnvironmentAreIgnored(t *testing.T) {
-	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
-	t.Setenv("ALL_PROXY", "http://127.0.0.1:1")
-	url := "http://receiver.invalid" // a proxy would be asked for it: net/http exempts loopback
-	expect(t, deliver(t, testClient(t, url)), Failed, 0, CodeDNS)
-}
 
 func TestDialFailures(t *testing.T) {
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
@@ -43,26 +37,27 @@ func TestDialFailures(t *testing.T) {
 	closed.Close()
 	refused := "http://" + closed.Addr().String()
 	for _, test := range []struct {
-		claim string
-		url   string
-		edit  func(*dialer)
-		code  string
+		claim   string
+		url     string
+		options egress.Options
+		code    string
 	}{
-		{"nobody listens", refused, func(*dialer) {}, CodeConnectRefused},
-		{"no connection in time", refused, func(d *dialer) { d.tcp.Timeout = 1 }, CodeConnectTimeout},
-		{"no such name", "http://receiver.invalid", func(d *dialer) {
-			d.tcp.Resolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		{"nobody listens", refused, egress.Options{}, CodeConnectRefused},
+		{"no connection in time", refused, egress.Options{ConnectTimeout: 1}, CodeConnectTimeout},
+		{"no such name", "http://receiver.invalid", egress.Options{
+			Resolver: &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
 				return nil, errors.New("no name server here")
-			}}
+			}},
 		}, CodeDNS},
-		{"the address is refused", refused, func(d *dialer) {
-			d.tcp.Control = newDialer(func(string, string, syscallConn) error { return errors.New("refused") }).tcp.Control
+		{"no socket to be had", refused, egress.Options{
+			Control: func(string, string, syscallConn) error { return errors.New("no") },
 		}, CodeConnectFailed},
+		{"an address that is not allowed", "http://10.0.0.1", egress.Options{}, CodeAddressDenied},
 	} {
 		t.Run(test.claim, func(t *testing.T) {
-			d := newDialer(nil)
-			test.edit(d)
-			c, err := newClient(testConfig(testWebhook(test.url)), d)
+			cfg := testConfig(testWebhook(test.url))
+			cfg.Guard = testGuard(test.options)
+			c, err := NewClient(cfg)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -79,14 +74,14 @@ func TestDialFailures(t *testing.T) {
 	}
 }
 
-func TestControlSeesEachAddressBeforeItIsDialled(t *testing.T) {
+func TestTheGuardWorksOnlyWhenAConnectionIsMade(t *testing.T) {
 	url := answering(t, okHead+"Content-Length: 0\r\n\r\n")
 	var asked []string
 	cfg := testConfig(testWebhook(url))
-	cfg.Control = func(network, address string, _ syscallConn) error {
+	cfg.Guard = testGuard(egress.Options{Control: func(network, address string, _ syscallConn) error {
 		asked = append(asked, network+" http://"+address)
 		return nil
-	}
+	}})
 	c, err := NewClient(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -264,7 +259,7 @@ func shortBuffer(_, _ string, conn syscallConn) error {
 func shortBufferClient(t *testing.T, url string, edits ...func(*webhooks.Webhook)) *Client {
 	t.Helper()
 	cfg := testConfig(testWebhook(url, edits...))
-	cfg.Control = shortBuffer
+	cfg.Guard = testGuard(egress.Options{Control: shortBuffer})
 	c, err := NewClient(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -284,7 +279,7 @@ func TestA413BeforeTheBodyWasRead(t *testing.T) {
 	}
 	plain := shortBufferClient(t, listen(t, func(conn net.Conn, _ int) { refuse(conn) }))
 	url, d := listenTLS(t, func(conn net.Conn, _ int) { refuse(conn) })
-	d.tcp.Control = shortBuffer
+	d.guard = testGuard(egress.Options{Control: shortBuffer})
 	over := dialingClient(t, d, url)
 
 	for name, c := range map[string]*Client{"http": plain, "https": over} {
@@ -299,7 +294,7 @@ func TestA413BeforeTheBodyWasRead(t *testing.T) {
 
 func tlsClient(t *testing.T, srv *httptest.Server, edits ...func(*webhooks.Webhook)) *Client {
 	t.Helper()
-	d := newDialer(nil)
+	d := newDialer(testGuard(egress.Options{}))
 	d.tls.RootCAs = x509.NewCertPool()
 	d.tls.RootCAs.AddCert(srv.Certificate())
 	c, err := newClient(testConfig(testWebhook(srv.URL, edits...)), d)
@@ -351,7 +346,7 @@ func TestAReceiverThatStopsReading(t *testing.T) {
 	} {
 		plain := listen(t, test.serve)
 		over, d := listenTLS(t, test.serve)
-		d.tcp.Control = shortBuffer
+		d.guard = testGuard(egress.Options{Control: shortBuffer})
 		for name, c := range map[string]*Client{
 			"http":  shortBufferClient(t, plain, timeout(test.limit)),
 			"https": dialingClient(t, d, over, timeout(test.limit)),
@@ -463,7 +458,7 @@ func TestTLSFailures(t *testing.T) {
 	})
 	t.Run("silence ends the handshake", func(t *testing.T) {
 		url := listen(t, func(conn net.Conn, _ int) { hang(conn) })
-		d := newDialer(nil)
+		d := newDialer(testGuard(egress.Options{}))
 		d.handshake = 100 * time.Millisecond
 		c, err := newClient(testConfig(testWebhook(secured(url))), d)
 		if err != nil {
