@@ -26,16 +26,20 @@ const (
 
 // The changes below are made wholly at the leader, whichever replica was asked:
 // only there nobody else decides meanwhile. A replica that does not lead passes the
-// change on, once, and answers when it has read back what came of it.
+// change on, once, and answers when it has read back what came of it. What a webhook
+// may reach is for the replica that was asked to say: the policy is one for all.
 
-// Create registers a webhook. Its topics must exist (*TopicError) and must not be
-// the registry's (*webhooks.ValidationError), its group must be free
-// (webhooks.ErrGroupInUse), and its start is pinned before it is written, so that a
-// record produced after Create returned is delivered. The entry's secret is shown
-// to the caller this once. Errors besides are those of webhooks.Registry.Create;
-// errors.Is(err, webhooks.ErrUnavailable) when Kafka or the leader could not be
-// asked.
+// Create registers a webhook. Its URLs must be allowed here, and its topics must not
+// be the registry's (*webhooks.ValidationError); the topics must exist (*TopicError),
+// its group must be free (webhooks.ErrGroupInUse), and its start is pinned before it
+// is written, so that a record produced after Create returned is delivered. The
+// entry's secret is shown to the caller this once. Errors besides are those of
+// webhooks.Registry.Create; errors.Is(err, webhooks.ErrUnavailable) when Kafka or
+// the leader could not be asked.
 func (m *Manager) Create(ctx context.Context, w webhooks.Webhook) (webhooks.Entry, error) {
+	if err := w.Admit(m.cfg.Guard); err != nil {
+		return webhooks.Entry{}, err
+	}
 	c, err := lead(ctx, m, operationCreate, w, func(ctx context.Context) (change, error) { return m.create(ctx, w) })
 	if err != nil {
 		return webhooks.Entry{}, err
@@ -149,6 +153,9 @@ func (m *Manager) onlyOurs(ctx context.Context, group string) bool {
 // nothing. With ifMatch there must be one, of that revision or for
 // webhooks.AnyRevision of whichever (webhooks.ErrPrecondition).
 func (m *Manager) Put(ctx context.Context, w webhooks.Webhook, ifMatch *int64) (e webhooks.Entry, created bool, err error) {
+	if err := w.Admit(m.cfg.Guard); err != nil {
+		return webhooks.Entry{}, false, err
+	}
 	c, err := lead(ctx, m, operationPut, putRequest{w, ifMatch}, func(ctx context.Context) (change, error) { return m.put(ctx, w, ifMatch) })
 	if err != nil {
 		return webhooks.Entry{}, false, err

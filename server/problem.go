@@ -115,6 +115,11 @@ func statusOf(err error) problem {
 		for i, f := range e.Fields {
 			fields[i] = api.FieldError{Pointer: f.Pointer, Detail: f.Detail}
 		}
+		if e.URLNotAllowed() {
+			p := refusal(422, api.ErrorCodeURLNotAllowed, "URL not allowed", "Requests may not be sent to this URL; errors tells why.")
+			p.fields = fields
+			return p
+		}
 		return notValid(fields)
 	}
 	if e, ok := errors.AsType[*groupmanager.TopicError](err); ok {

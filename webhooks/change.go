@@ -88,7 +88,7 @@ func (r *Registry) Replace(ctx context.Context, w Webhook, ifMatch *int64) (e En
 		case ifMatch != nil && *ifMatch != current.Revision && *ifMatch != AnyRevision:
 			return verdict{}, ErrPrecondition
 		case w.GroupID != old.GroupID:
-			return verdict{}, &ValidationError{[]FieldError{{"/group_id", "cannot be changed"}}}
+			return verdict{}, &ValidationError{[]FieldError{{Pointer: "/group_id", Detail: "cannot be changed"}}}
 		case sameContent(w, old):
 			return verdict{entry: current}, nil
 		default:

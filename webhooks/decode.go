@@ -24,7 +24,8 @@ import (
 // is the body's, or a new one if that has none; an empty one is not valid. group_id
 // defaults to kpush.<tenant>.<id>.
 //
-// The webhook that comes back is complete and valid. Errors are ErrMalformed or a
+// The webhook that comes back is complete and valid, and the host names in its URLs
+// are in ASCII. Errors are ErrMalformed or a
 // *ValidationError.
 func Decode(data []byte, id string) (Webhook, error) {
 	var c complaints
@@ -53,9 +54,14 @@ func NewID() string {
 	return "wh_" + strings.ToLower(ulid.MustNew(ulid.Now(), rand.Reader).String())
 }
 
-// complete fills in what depends on other fields. A default gives way to a limit
-// that body sets below it: nobody is to be told of a field that he did not send.
+// complete fills in what depends on other fields, and writes host names as they
+// are dialled. A default gives way to a limit that body sets below it: nobody is to
+// be told of a field that he did not send.
 func (w *Webhook) complete(body object) {
+	w.URL = punycode(w.URL)
+	if w.Lifecycle != nil {
+		w.Lifecycle.URL = punycode(w.Lifecycle.URL)
+	}
 	if w.GroupID == "" {
 		w.GroupID = fmt.Sprintf("kpush.%s.%s", w.Tenant, w.ID)
 	}

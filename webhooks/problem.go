@@ -3,6 +3,7 @@ package webhooks
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -13,6 +14,10 @@ var ErrMalformed = errors.New("not a JSON object")
 type FieldError struct {
 	Pointer string // RFC 6901 JSON pointer into the body; "" is the whole body
 	Detail  string // completes "<field> ..."; never repeats the offending value
+
+	// NotAllowed tells that the field is a URL that may not be registered, by its form
+	// or by the installation's policy.
+	NotAllowed bool
 }
 
 // ValidationError holds the complaints about a webhook, at most maxComplaints of
@@ -25,6 +30,11 @@ func (e *ValidationError) Error() string {
 		details[i] = strings.TrimPrefix(f.Pointer+" "+f.Detail, " ")
 	}
 	return "webhook is not valid: " + strings.Join(details, "; ")
+}
+
+// URLNotAllowed tells whether URLs that may not be registered are all that is wrong.
+func (e *ValidationError) URLNotAllowed() bool {
+	return len(e.Fields) > 0 && !slices.ContainsFunc(e.Fields, func(f FieldError) bool { return !f.NotAllowed })
 }
 
 const (
@@ -41,15 +51,24 @@ const (
 type complaints struct{ fields []FieldError }
 
 func (c *complaints) add(pointer, format string, args ...any) {
+	c.note(FieldError{Pointer: pointer, Detail: fmt.Sprintf(format, args...)})
+}
+
+// refuse is add for a URL that may not be registered.
+func (c *complaints) refuse(pointer, format string, args ...any) {
+	c.note(FieldError{Pointer: pointer, Detail: fmt.Sprintf(format, args...), NotAllowed: true})
+}
+
+func (c *complaints) note(field FieldError) {
 	if len(c.fields) == maxComplaints {
 		return
 	}
 	for _, f := range c.fields {
-		if f.Pointer == pointer {
+		if f.Pointer == field.Pointer {
 			return
 		}
 	}
-	c.fields = append(c.fields, FieldError{pointer, fmt.Sprintf(format, args...)})
+	c.fields = append(c.fields, field)
 }
 
 // err is nil or a *ValidationError.

@@ -3,11 +3,8 @@ package webhooks
 import (
 	"fmt"
 	"maps"
-	"net/netip"
-	"net/url"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -54,7 +51,6 @@ var (
 	topicPattern = regexp.MustCompile(`^[a-zA-Z0-9._-]+$`)
 	groupPattern = regexp.MustCompile(`^[!-~]+$`)
 	labelPattern = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9._/-]{0,61}[a-zA-Z0-9])?$`)
-	hostPattern  = regexp.MustCompile(`^[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?(\.[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?)*\.?$`)
 	tokenPattern = regexp.MustCompile("^[a-zA-Z0-9!#$%&'*+.^_`|~-]+$")
 	valuePattern = regexp.MustCompile(`^([!-~]([\t -~]*[!-~])?)?$`)
 )
@@ -117,47 +113,6 @@ func (w *Webhook) checkIdentity(c *complaints) {
 // isControl tells what text for people may not hold; line breaks and tabs it may.
 func isControl(r rune) bool {
 	return unicode.IsControl(r) && r != '\n' && r != '\t' || r == utf8.RuneError
-}
-
-func checkURL(c *complaints, pointer, text string) {
-	if text == "" {
-		c.add(pointer, "is required")
-		return
-	}
-	if len(text) > maxURL {
-		c.add(pointer, "must be at most %d bytes", maxURL)
-		return
-	}
-	if strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		c.add(pointer, "must be printable ASCII without spaces: write others percent-encoded, and a host in punycode")
-		return
-	}
-	u, err := url.Parse(text)
-	switch {
-	case err != nil:
-		c.add(pointer, "is not a URL")
-	case u.Scheme != "http" && u.Scheme != "https":
-		c.add(pointer, "must be absolute and begin with https:// or http://")
-	case u.User != nil:
-		c.add(pointer, "must not hold a user name or password")
-	case strings.Contains(text, "#"):
-		c.add(pointer, "must not have a fragment")
-	case !validHost(u):
-		c.add(pointer, "must name a host, and a port from 1 to 65535 if any")
-	}
-}
-
-func validHost(u *url.URL) bool {
-	if port := u.Port(); port != "" || strings.HasSuffix(u.Host, ":") {
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return false
-		}
-	}
-	if strings.HasPrefix(u.Host, "[") {
-		addr, err := netip.ParseAddr(u.Hostname())
-		return err == nil && addr.Is6() && addr.Zone() == ""
-	}
-	return len(u.Hostname()) <= 253 && hostPattern.MatchString(u.Hostname())
 }
 
 func (w *Webhook) checkTopics(c *complaints) {
@@ -259,11 +214,10 @@ func checkStart(c *complaints, pointer, start string) {
 
 // reservedHeaders are set by the gateway or belong to one connection.
 var reservedHeaders = []string{
-	"host", "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization",
-	"te", "trailer", "transfer-encoding", "upgrade", "traceparent", "accept-encoding",
+	"host", "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "expect", "traceparent", "accept-encoding",
 }
 
-var reservedHeaderPrefixes = []string{"content-", "webhook-", "ce-", "kpush-"}
+var reservedHeaderPrefixes = []string{"content-", "proxy-", "webhook-", "ce-", "kpush-"}
 
 func reserved(header string) bool {
 	return slices.Contains(reservedHeaders, header) ||

@@ -13,6 +13,7 @@ import (
 	"github.com/kpush/kpush/internal/kafkaconf"
 	"github.com/kpush/kpush/replica"
 	"github.com/kpush/kpush/webhooks"
+	"github.com/kpush/kpush/webhooks/egress"
 )
 
 // Config is every setting of the gateway. Its koanf tags are the keys of the YAML
@@ -172,8 +173,17 @@ func (c *Config) Validate() error {
 	if c.Registry.ReplicationFactor < 1 && c.Registry.ReplicationFactor != -1 {
 		complain("registry.replication_factor", "must be -1 or at least 1, not %d", c.Registry.ReplicationFactor)
 	}
-	if _, err := c.Delivery.policy(); err != nil {
+	policy, err := c.Delivery.policy()
+	if err != nil {
 		errs = append(errs, err)
+	}
+	guard := egress.New(policy, egress.Options{})
+	for i, w := range c.Webhooks {
+		if refused, ok := errors.AsType[*webhooks.ValidationError](w.Admit(guard)); ok {
+			for _, f := range refused.Fields {
+				complain(fmt.Sprintf("webhooks[%d]: %s", i, f.Pointer), "%s; delivery.* says what is allowed", f.Detail)
+			}
+		}
 	}
 	if c.Shutdown.DrainTimeout <= 0 {
 		complain("shutdown.drain_timeout", "must be above 0, not %v", c.Shutdown.DrainTimeout)

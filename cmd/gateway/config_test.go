@@ -263,6 +263,10 @@ func TestRefused(t *testing.T) {
 			yaml: "webhooks:\n  - {id: a, url: 'https://a.example', topics: [t]}\n  - {id: a, url: 'https://a.example', topics: [t]}\n",
 			want: []string{"kpush.yaml:3", "id a is declared on line 2 too"},
 		},
+		"a webhook that may not reach its receiver": {
+			yaml: "webhooks:\n  - {id: a, url: 'http://a.example', topics: [t], lifecycle: {url: 'https://10.0.0.1/'}}\n",
+			want: []string{"webhooks[0]: /url: must begin with https://", "webhooks[0]: /lifecycle/url: must not be an address", "delivery."},
+		},
 		"webhooks that are no list": {yaml: "webhooks: {a: {}}\n", want: []string{"kpush.yaml:1: webhooks takes a list"}},
 	}
 	for name, tt := range tests {

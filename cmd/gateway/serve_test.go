@@ -269,3 +269,54 @@ func TestCallsBetweenReplicasNeedTheirKey(t *testing.T) {
 	}
 	r.end(t, patience)
 }
+
+// TestServeRefusesURLs asks a gateway of default policy, but for its port, to reach
+// what it must not; none of it gets into the registry.
+func TestServeRefusesURLs(t *testing.T) {
+	broker, err := devbroker.Start(devbroker.Options{Listen: "127.0.0.1:0", Ephemeral: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer broker.Close()
+	createTopic(t, broker.Addr(), "orders")
+	r := start(t, append(serveSettings(broker.Addr()),
+		"KPUSH_DELIVERY_ALLOW_HTTP=", "KPUSH_DELIVERY_ALLOWED_CIDRS=", "KPUSH_DELIVERY_ALLOWED_PORTS=", "KPUSH_API_PUBLIC_URL=https://gw.example.com",
+	), "serve")
+	api, _ := r.awaitStarted(t)
+	awaitStatus(t, api+"/readyz", http.StatusOK)
+	post := func(body string) (int, string) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, api+"/v1/webhooks", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer admin")
+		req.Header.Set("Content-Type", "application/json")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		answer, _ := io.ReadAll(resp.Body)
+		return resp.StatusCode, string(answer)
+	}
+	for _, url := range []string{
+		"http://example.com/", "https://user:pw@example.com/", "https://2130706433/", "https://127.0.0.1/", "https://169.254.169.254/latest", "https://[::1]/",
+		"https://localhost/", "https://metadata.google.internal/", "https://billing/", "https://example.com:9092/", "https://example.com/#a",
+		"https://gw.example.com/ack",
+	} {
+		for _, body := range []string{
+			fmt.Sprintf(`{"url":%q,"topics":["orders"]}`, url),
+			fmt.Sprintf(`{"url":"https://example.com/","lifecycle":{"url":%q},"topics":["orders"]}`, url),
+		} {
+			if status, answer := post(body); status != http.StatusUnprocessableEntity || !strings.Contains(answer, `"url_not_allowed"`) {
+				t.Errorf("%s: %d %s, want 422 url_not_allowed", body, status, answer)
+			}
+		}
+	}
+	status, answer := post(`{"id":"good","url":"https://bücher.example/","topics":["orders"]}`)
+	if status != http.StatusCreated || !strings.Contains(answer, `"url":"https://xn--bcher-kva.example/"`) {
+		t.Errorf("a public name: %d %s, want 201 with the name in punycode", status, answer)
+	}
+	r.end(t, patience)
+}

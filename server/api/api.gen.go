@@ -66,6 +66,7 @@ const (
 	ErrorCodeRequestTimeout       ErrorCode = "request_timeout"
 	ErrorCodeTokenInvalid         ErrorCode = "token_invalid"
 	ErrorCodeTopicNotFound        ErrorCode = "topic_not_found"
+	ErrorCodeURLNotAllowed        ErrorCode = "url_not_allowed"
 	ErrorCodeUnauthorized         ErrorCode = "unauthorized"
 	ErrorCodeUnavailable          ErrorCode = "unavailable"
 	ErrorCodeUnsupportedMediaType ErrorCode = "unsupported_media_type"
@@ -107,6 +108,8 @@ func (e ErrorCode) Valid() bool {
 	case ErrorCodeTokenInvalid:
 		return true
 	case ErrorCodeTopicNotFound:
+		return true
+	case ErrorCodeURLNotAllowed:
 		return true
 	case ErrorCodeUnauthorized:
 		return true
