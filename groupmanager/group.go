@@ -175,7 +175,10 @@ func (g *group) live(parent context.Context) error {
 
 // clientConfig is what whatever sends requests for a webhook is made from.
 func (s *shared) clientConfig(w webhooks.Webhook, secret []byte) delivery.Config {
-	return delivery.Config{Webhook: w, Secret: secret, AckURL: s.cfg.AckURL, UserAgent: s.cfg.UserAgent, Guard: s.cfg.Guard}
+	return delivery.Config{
+		Webhook: w, Secret: secret, AckURL: s.cfg.AckURL, UserAgent: s.cfg.UserAgent,
+		Guard: s.cfg.Guard, LoopMarker: s.cfg.Keys.LoopMarkers()[0],
+	}
 }
 
 // lifecycle makes what tells the receiver of partitions, nil if it wants to hear

@@ -81,6 +81,8 @@ var problems = []struct {
 	{errBodyTooLarge, refusal(413, api.ErrorCodeBodyTooLarge, "Body too large", "The body is larger than 1 MiB.")},
 	{errBodyTooSlow, refusal(408, api.ErrorCodeRequestTimeout, "Request timeout", "The body did not arrive in time.")},
 
+	{errLoop, refusal(508, api.ErrorCodeLoopDetected, "Loop detected", "This is a delivery of this installation: the webhook's URL leads back to it.")},
+
 	{webhooks.ErrMalformed, refusal(400, api.ErrorCodeMalformed, "Malformed body", "The body is not one JSON object.")},
 	{webhooks.ErrNotFound, refusal(404, api.ErrorCodeNotFound, "Not found", "There is no such webhook.")},
 	{webhooks.ErrExists, refusal(409, api.ErrorCodeExists, "Exists", "There is a webhook of this id.")},

@@ -13,7 +13,7 @@ import (
 // bookkeeping of Use, then its route is found, then come credentials and body.
 func (s *Server) routes() http.Handler {
 	r := chi.NewRouter()
-	r.Use(s.bounded, s.identified, s.accessLog, s.traced(), spanRoute, s.recovered)
+	r.Use(s.bounded, s.identified, s.accessLog, s.traced(), spanRoute, s.recovered, s.noLoop)
 	r.NotFound(s.handle(notFound))
 	r.MethodNotAllowed(s.handle(methodNotAllowed))
 
@@ -47,7 +47,7 @@ const internalPath = "/internal/v1/"
 
 func (s *Server) internalRoutes(h http.Handler) http.Handler {
 	r := chi.NewRouter()
-	r.Use(s.identified, s.accessLog, s.recovered)
+	r.Use(s.identified, s.accessLog, s.recovered, s.noLoop)
 	r.Handle(internalPath+"*", h)
 	return r
 }
@@ -57,7 +57,7 @@ func (s *Server) internalRoutes(h http.Handler) http.Handler {
 // health, the version and profiles.
 func (s *Server) Management(metrics http.Handler) http.Handler {
 	r := chi.NewRouter()
-	r.Use(s.bounded, s.identified, s.accessLog, s.recovered)
+	r.Use(s.bounded, s.identified, s.accessLog, s.recovered, s.noLoop)
 	r.NotFound(s.handle(notFound))
 	r.MethodNotAllowed(s.handle(methodNotAllowed))
 

@@ -36,6 +36,10 @@ type Config struct {
 	// nothing is at these paths.
 	Internal http.Handler
 
+	// LoopMarkers are what the installation's own requests to receivers carry: one
+	// that comes back is answered 508. Default: none, and none is known.
+	LoopMarkers []string
+
 	// Version is what /version tells.
 	Version version.Info
 
@@ -71,6 +75,7 @@ type Server struct {
 	draining       atomic.Bool
 	api            http.Handler
 	internal       http.Handler // nil: none
+	loopMarkers    []string
 }
 
 // New makes a Server. It starts nothing.
@@ -89,6 +94,7 @@ func New(cfg Config) (*Server, error) {
 		tracers:        cfg.TracerProvider,
 		meters:         cfg.MeterProvider,
 		requestTimeout: cfg.RequestTimeout,
+		loopMarkers:    cfg.LoopMarkers,
 	}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 
@@ -16,6 +17,8 @@ import (
 const (
 	keySize    = 32 // of the installation's keys and all that is derived from them
 	secretSize = 32 // of a webhook's signing secret
+
+	loopMarkerSize = 16 // in bytes, twice as many digits
 )
 
 // Keys is the installation's key ring: the first key seals, all of them open.
@@ -67,6 +70,17 @@ func (k *Keys) Derive(label string) [][]byte {
 		subkeys[i] = subkey
 	}
 	return subkeys
+}
+
+// LoopMarkers are by what the installation knows its own requests when they come
+// back to it, one per key of the ring: the first goes out with each of them. They
+// are no secret.
+func (k *Keys) LoopMarkers() []string {
+	var markers []string
+	for _, subkey := range k.Derive("loop-marker") {
+		markers = append(markers, hex.EncodeToString(subkey[:loopMarkerSize]))
+	}
+	return markers
 }
 
 // seal encrypts a secret; context says whose it is and has to be the same at open.

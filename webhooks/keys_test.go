@@ -119,3 +119,22 @@ func TestFormatSecret(t *testing.T) {
 		t.Errorf("secrets %x and %x, want two of 32 bytes", a, b)
 	}
 }
+
+// TestLoopMarkers: each key of the ring has one, so that a rotation lets none through.
+func TestLoopMarkers(t *testing.T) {
+	const a, b = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8="
+	markers := func(keys ...string) []string {
+		k, err := NewKeys(keys...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k.LoopMarkers()
+	}
+	before, during, after := markers(a), markers(b, a), markers(b)
+	if len(before) != 1 || len(during) != 2 || during[1] != before[0] || during[0] != after[0] || before[0] == after[0] {
+		t.Errorf("markers before, during and after a rotation: %q, %q, %q", before, during, after)
+	}
+	if len(before[0]) != 2*loopMarkerSize {
+		t.Errorf("a marker has %d digits, want %d", len(before[0]), 2*loopMarkerSize)
+	}
+}

@@ -153,6 +153,7 @@ func (g *gateway) wire(build version.Info) error {
 		AdminToken:     c.API.AdminToken,
 		InsecureNoAuth: c.API.InsecureNoAuth,
 		Internal:       g.replica,
+		LoopMarkers:    keys.LoopMarkers(),
 		Version:        build,
 		Logger:         g.logger,
 	})

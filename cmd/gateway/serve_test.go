@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -319,4 +321,47 @@ func TestServeRefusesURLs(t *testing.T) {
 		t.Errorf("a public name: %d %s, want 201 with the name in punycode", status, answer)
 	}
 	r.end(t, patience)
+}
+
+// TestU8_ADeliveryThatComesBack goes to a receiver that passes it on to the gateway's own API.
+func TestU8_ADeliveryThatComesBack(t *testing.T) {
+	broker, err := devbroker.Start(devbroker.Options{Listen: "127.0.0.1:0", Ephemeral: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer broker.Close()
+	createTopic(t, broker.Addr(), "orders")
+	produceOne(t, broker.Addr(), "orders")
+	back := &httputil.ReverseProxy{}
+	statuses := make(chan int, 1000)
+	back.ModifyResponse = func(resp *http.Response) error {
+		statuses <- resp.StatusCode
+		return nil
+	}
+	receiver := httptest.NewUnstartedServer(back)
+	defer receiver.Close()
+	config := write(t, "kpush.yaml", fmt.Sprintf("webhooks:\n  - {id: loop, url: 'http://%s/ack', topics: [orders], start: earliest}\n", receiver.Listener.Addr()))
+	r := start(t, serveSettings(broker.Addr()), "serve", "-c", config)
+	api, _ := r.awaitStarted(t)
+	back.Rewrite = func(p *httputil.ProxyRequest) {
+		target, err := url.Parse(api)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		p.SetURL(target)
+	}
+	receiver.Start()
+	select {
+	case status := <-statuses:
+		if status != http.StatusLoopDetected {
+			t.Errorf("the delivery was answered %d, want 508", status)
+		}
+	case <-time.After(patience):
+		t.Fatal("no delivery came back")
+	}
+	r.await(t, &r.stderr, `a delivery has come back to this installation.*"webhook":"loop"`)
+	r.end(t, patience)
+	receiver.Close()
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 }

@@ -55,6 +55,7 @@ const (
 	ErrorCodeGenerationStale      ErrorCode = "generation_stale"
 	ErrorCodeGroupInUse           ErrorCode = "group_in_use"
 	ErrorCodeInternal             ErrorCode = "internal"
+	ErrorCodeLoopDetected         ErrorCode = "loop_detected"
 	ErrorCodeMalformed            ErrorCode = "malformed"
 	ErrorCodeMethodNotAllowed     ErrorCode = "method_not_allowed"
 	ErrorCodeNoOwner              ErrorCode = "no_owner"
@@ -86,6 +87,8 @@ func (e ErrorCode) Valid() bool {
 	case ErrorCodeGroupInUse:
 		return true
 	case ErrorCodeInternal:
+		return true
+	case ErrorCodeLoopDetected:
 		return true
 	case ErrorCodeMalformed:
 		return true

@@ -30,7 +30,7 @@ type Config struct {
 	// does not allow. Default: the strictest, public addresses by https.
 	Guard *egress.Guard
 
-	// LoopMarker, if it is not empty, goes out as kpush-loop with every request, so
+	// LoopMarker, if it is not empty, goes out as LoopHeader with every request, so
 	// that a gateway knows its own deliveries when they come back to it.
 	LoopMarker string
 }

@@ -13,8 +13,8 @@ import (
 // header is one header of a request.
 type header struct{ name, value string }
 
-// loopHeader is the name under which Config.LoopMarker goes out.
-const loopHeader = "kpush-loop"
+// LoopHeader is the name under which Config.LoopMarker goes out.
+const LoopHeader = "kpush-loop"
 
 // fixedHeaders are the headers that all requests of a webhook share, in the order
 // in which they are sent. The user may give another User-Agent, and nothing
@@ -31,7 +31,7 @@ func fixedHeaders(cfg Config) []header {
 		hs = append(hs, header{"user-agent", cfg.UserAgent})
 	}
 	if cfg.LoopMarker != "" {
-		hs = append(hs, header{loopHeader, cfg.LoopMarker})
+		hs = append(hs, header{LoopHeader, cfg.LoopMarker})
 	}
 	return append(hs,
 		header{"content-type", "application/json; charset=utf-8"},
