@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -208,19 +206,6 @@ func TestCompressedAnswersAreNotUnpacked(t *testing.T) {
 	}
 }
 
-func TestRedirectsAreNotFollowed(t *testing.T) {
-	var seen atomic.Int32
-	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { seen.Add(1) }))
-	defer elsewhere.Close()
-	for _, status := range []int{301, 302, 303, 307, 308} {
-		url := answering(t, fmt.Sprintf("HTTP/1.1 %d X\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n", status, elsewhere.URL))
-		expect(t, deliver(t, testClient(t, url)), Failed, status, CodeRedirect)
-	}
-	if n := seen.Load(); n != 0 {
-		t.Errorf("the second address saw %d requests, want none", n)
-	}
-}
-
 func TestCanceledByTheCaller(t *testing.T) {
 	got := make(chan struct{})
 	url := afterRequest(t, func(conn net.Conn) { close(got); hang(conn) })
@@ -234,11 +219,11 @@ func TestCanceledByTheCaller(t *testing.T) {
 	expect(t, c.Send(past, testMessage(t, c, 1, 10), testAttempt(1)), Failed, 0, CodeCanceled)
 }
 
-// TestConnectionClosedWhileIdle: receivers close connections they have not used
+// TestT18_AConnectionClosedWhileIdle: receivers close connections they have not used
 // for a while, now and then in the moment of the next delivery. If nothing of it
 // was written it goes out on another connection; if something was, nobody knows
 // whether it was taken, and only the partition's schedule may send it again.
-func TestConnectionClosedWhileIdle(t *testing.T) {
+func TestT18_AConnectionClosedWhileIdle(t *testing.T) {
 	const rounds = 200
 	var whole atomic.Int32
 	url := listen(t, func(conn net.Conn, _ int) {

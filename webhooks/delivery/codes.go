@@ -23,7 +23,7 @@ const (
 	CodeTLS             = "tls_error"             // no TLS, a bad certificate, or no handshake within 5 s
 	CodeTimeout         = "timeout"               // the request's deadline passed
 	CodeConnectionReset = "connection_reset"      // the connection ended before an answer came
-	CodeMalformed       = "response_malformed"    // the answer is not HTTP, or its headers are too long
+	CodeMalformed       = "response_malformed"    // the answer is not HTTP/1.1, its headers are too long, or where it ends is not certain
 	CodeTruncated       = "response_truncated"    // the answer's body was cut short
 	CodeTooLarge        = "response_too_large"    // a JSON answer longer than what is read
 	CodeRedirect        = "redirect_not_followed" // a final 1xx or a 3xx

@@ -25,6 +25,9 @@ const (
 	// included.
 	maxAnswerHeader = 64 << 10
 
+	// maxHeard is the longest copy of a head whose memory is kept for the next one.
+	maxHeard = 4 << 10
+
 	// lastWords is how long an answer is waited for on a connection that takes no
 	// more of the request.
 	lastWords = 500 * time.Millisecond
@@ -71,10 +74,13 @@ func newWire(conn net.Conn, tcp *net.TCPConn) *wire {
 	return w
 }
 
-// capped lets so many bytes through and then fails.
+// capped lets so many bytes through and then fails. Of an answer's head it keeps a
+// copy, since what net/http makes of one does not tell all that was in it.
 type capped struct {
-	r    io.Reader
-	left int64
+	r     io.Reader
+	left  int64
+	copy  bool
+	heard []byte
 }
 
 func (c *capped) Read(p []byte) (int, error) {
@@ -83,7 +89,23 @@ func (c *capped) Read(p []byte) (int, error) {
 	}
 	n, err := c.r.Read(p[:min(int64(len(p)), c.left)])
 	c.left -= int64(n)
+	if c.copy {
+		c.heard = append(c.heard, p[:n]...)
+	}
 	return n, err
+}
+
+// hear begins a head's copy with what was read of it before, and hush ends it. One
+// that had to be large is not kept.
+func (c *capped) hear(before []byte) {
+	c.left, c.copy, c.heard = maxAnswerHeader, true, append(c.heard[:0], before...)
+}
+
+func (c *capped) hush() {
+	c.left, c.copy = math.MaxInt64, false // who reads the body has a bound of its own
+	if cap(c.heard) > maxHeard {
+		c.heard = nil
+	}
 }
 
 // send writes a request. written is false when an error came before the
@@ -160,16 +182,25 @@ func (w *wire) sendSecure(ctx context.Context, body []byte, deadline time.Time) 
 
 // receive reads an answer up to its body; informational ones are passed over.
 func (w *wire) receive() (*http.Response, error) {
-	w.in.left = maxAnswerHeader
-	for {
+	before, _ := w.r.Peek(w.r.Buffered()) // by who listened beside the write
+	w.in.hear(before)
+	defer w.in.hush()
+	for begin := 0; ; {
 		resp, err := http.ReadResponse(w.r, nil)
 		if err != nil {
 			return nil, err
 		}
+		end := len(w.in.heard) - w.r.Buffered()
+		if resp.ProtoMajor != 1 || !sound(w.in.heard[begin:end]) {
+			return nil, errFraming
+		}
 		if resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
-			w.in.left = math.MaxInt64 // who reads the body has a bound of its own
+			if len(resp.TransferEncoding) > 0 && resp.Body != http.NoBody {
+				resp.Body = &chunks{r: w.r}
+			}
 			return resp, nil
 		}
+		begin = end
 	}
 }
 

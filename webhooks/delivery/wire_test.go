@@ -339,6 +339,8 @@ func TestAReceiverThatStopsReading(t *testing.T) {
 		code    string
 	}{
 		{"and answers", after(once("HTTP/1.1 413 X\r\nContent-Length: 0\r\n\r\n")), long, long, TooLarge, 413, "http_413"},
+		{"and answers at length", after(once("HTTP/1.1 413 X\r\nContent-Length: 5\r\n\r\nlarge")), long, long, TooLarge, 413, "http_413"},
+		{"and answers with two ends", after(once("HTTP/1.1 413 X\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nlarge")), long, long, Failed, 0, CodeMalformed},
 		{"and says no more", after(func(conn net.Conn) { conn.(interface{ CloseWrite() error }).CloseWrite() }), long, long, Failed, 0, CodeConnectionReset},
 		{"and says nothing", after(func(net.Conn) {}), 4 * patience, long, Failed, 0, CodeTimeout},
 		{"for longer than the caller likes", after(func(net.Conn) {}), long, 2 * patience, Failed, 0, CodeCanceled},
