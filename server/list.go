@@ -40,7 +40,7 @@ func (o operations) ListWebhooks(_ context.Context, r api.ListWebhooksRequestObj
 			page.NextCursor = cursor(page.Data[limit-1].ID)
 			break
 		}
-		page.Data = append(page.Data, e.Webhook)
+		page.Data = append(page.Data, e.Webhook.Masked())
 	}
 	return api.ListWebhooks200JSONResponse{Body: page, Headers: api.ListWebhooks200ResponseHeaders{Age: o.age()}}, nil
 }

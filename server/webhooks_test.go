@@ -454,3 +454,28 @@ func TestErrorsOfTheGateway(t *testing.T) {
 		})
 	}
 }
+
+// TestH5_CredentialsAreMaskedInEveryAnswer of the API that shows a webhook.
+func TestH5_CredentialsAreMaskedInEveryAnswer(t *testing.T) {
+	s, _ := newServer(t)
+	const body = `{"url": "https://a.example.com", "topics": ["orders"], "request": {"headers": {"authorization": "Bearer s3cret", "x-env": "prod"}}}`
+	for _, x := range []exchange{
+		{method: "PUT", path: "/v1/webhooks/a", body: body}, // 201
+		{method: "PUT", path: "/v1/webhooks/a", body: body}, // 200
+		{method: "POST", path: "/v1/webhooks", body: body},
+		{method: "GET", path: "/v1/webhooks/a"},
+		{method: "GET", path: "/v1/webhooks"},
+		{method: "POST", path: "/v1/webhooks/a/pause"},
+		{method: "POST", path: "/v1/webhooks/a/resume"},
+	} {
+		response := x.do(t, s)
+		data, err := io.ReadAll(response.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := string(data)
+		if strings.Contains(text, "s3cret") || !strings.Contains(text, `"authorization":"********"`) || !strings.Contains(text, `"x-env":"prod"`) {
+			t.Errorf("%s %s is answered %d %s", x.method, x.path, response.StatusCode, text)
+		}
+	}
+}

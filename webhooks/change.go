@@ -46,6 +46,9 @@ func (r *Registry) Create(ctx context.Context, w Webhook, pinned map[string]Pinn
 		return Entry{}, err
 	}
 	w, pinned = w.Clone(), maps.Clone(pinned)
+	if err := w.unmask(Webhook{}); err != nil {
+		return Entry{}, err
+	}
 	done := r.change(ctx, key(w.Tenant, w.ID), func(_ Entry, err error) (verdict, error) {
 		switch {
 		case err == nil:
@@ -73,9 +76,10 @@ const AnyRevision int64 = -1
 // nothing is changed. A new value of start is stored and has no effect: the
 // group exists and goes on from its commits.
 //
-// ifMatch is the revision the caller expects, AnyRevision or nil for any. Errors are
-// ErrNotFound, ErrPrecondition, ErrUnreadable, ErrNotLeader, ErrUnavailable, ctx's
-// own, and a *ValidationError, also for a group_id other than the stored one.
+// Credentials that w has masked stay what they are. ifMatch is the revision the
+// caller expects, AnyRevision or nil for any. Errors are ErrNotFound,
+// ErrPrecondition, ErrUnreadable, ErrNotLeader, ErrUnavailable, ctx's own, and a
+// *ValidationError, also for a group_id other than the stored one.
 func (r *Registry) Replace(ctx context.Context, w Webhook, ifMatch *int64) (e Entry, changed bool, err error) {
 	if err := w.Validate(); err != nil {
 		return Entry{}, false, err
@@ -89,9 +93,13 @@ func (r *Registry) Replace(ctx context.Context, w Webhook, ifMatch *int64) (e En
 			return verdict{}, ErrPrecondition
 		case w.GroupID != old.GroupID:
 			return verdict{}, &ValidationError{[]FieldError{{Pointer: "/group_id", Detail: "cannot be changed"}}}
-		case sameContent(w, old):
-			return verdict{entry: current}, nil
 		default:
+			if err := w.unmask(old); err != nil {
+				return verdict{}, err
+			}
+			if sameContent(w, old) {
+				return verdict{entry: current}, nil
+			}
 			w.State, w.StateReason, w.CreatedAt = old.State, old.StateReason, old.CreatedAt
 			w.UpdatedAt = now()
 			current.Webhook = w

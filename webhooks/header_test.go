@@ -54,3 +54,74 @@ func TestH4_TooManyHeaders(t *testing.T) {
 		}
 	}
 }
+
+func TestH5_CredentialsAreNotReadBack(t *testing.T) {
+	w := valid()
+	w.Request.Headers = map[string]string{
+		"Authorization": "Bearer s3cret", "cookie": "s3cret", "X-Api-Key": "s3cret", "x-apikey": "s3cret", "X-Auth-Token": "s3cret", "x-hub-signature": "s3cret",
+		"x-client-secret": "s3cret", "x-env": "prod", "x-monkey": "seen",
+	}
+	before := w.Clone()
+	for name, value := range w.Masked().Request.Headers {
+		want := Mask
+		if name == "x-env" || name == "x-monkey" {
+			want = w.Request.Headers[name]
+		}
+		if value != want {
+			t.Errorf("%s is shown as %q, want %q", name, value, want)
+		}
+	}
+	if diff := cmp.Diff(before, w); diff != "" {
+		t.Errorf("masking changed the webhook itself (-was +is):\n%s", diff)
+	}
+}
+
+// TestMasksInReplacements: what was answered may be sent back, and gives nobody a
+// credential that he does not know.
+func TestMasksInReplacements(t *testing.T) {
+	masked := func(edits ...func(*Webhook)) Webhook {
+		w := hook("a")
+		w.URL = "https://billing.example.com/hook"
+		w.Request.Headers = map[string]string{"Authorization": Mask, "x-env": Mask}
+		for _, edit := range edits {
+			edit(&w)
+		}
+		return w
+	}
+	for _, test := range []struct {
+		claim string
+		put   Webhook
+		want  []string // complaints
+		value string   // of Authorization afterwards
+	}{
+		{"sent back as it was", masked(), nil, "Bearer s3cret"},
+		{"sent back beside a change", masked(func(w *Webhook) { w.MaxInFlight = 7 }), nil, "Bearer s3cret"},
+		{"to another path", masked(func(w *Webhook) { w.URL = "https://BILLING.example.com/other" }), nil, "Bearer s3cret"},
+		{"given anew", masked(func(w *Webhook) { w.Request.Headers["Authorization"] = "Bearer new" }), nil, "Bearer new"},
+		{"to another host", masked(func(w *Webhook) { w.URL = "https://evil.example/" }), []string{"/request/headers/Authorization"}, "Bearer s3cret"},
+		{"to another port", masked(func(w *Webhook) { w.URL = "https://billing.example.com:8443/" }), []string{"/request/headers/Authorization"}, "Bearer s3cret"},
+		{"without TLS", masked(func(w *Webhook) { w.URL = "http://billing.example.com/" }), []string{"/request/headers/Authorization"}, "Bearer s3cret"},
+		{"by lifecycle calls", masked(func(w *Webhook) { w.Lifecycle = &Lifecycle{URL: "https://evil.example/"} }), []string{"/request/headers/Authorization"}, "Bearer s3cret"},
+		{"for one that there is not", masked(func(w *Webhook) { w.Request.Headers["cookie"] = Mask }), []string{"/request/headers/cookie"}, "Bearer s3cret"},
+		{"to another host, given anew", masked(func(w *Webhook) {
+			w.URL, w.Request.Headers["Authorization"] = "https://new.example/", "Bearer new"
+		}), nil, "Bearer new"},
+	} {
+		t.Run(test.claim, func(t *testing.T) {
+			r := start(t, newMemory().open(), nil)
+			w := masked(func(w *Webhook) { w.Request.Headers = map[string]string{"authorization": "Bearer s3cret", "x-env": Mask} })
+			create(t, r, w)
+			_, _, err := r.Replace(t.Context(), test.put, nil)
+			if diff := cmp.Diff(test.want, pointers(t, err)); diff != "" {
+				t.Errorf("complaints (-want +got):\n%s", diff)
+			}
+			if got, _ := headerOf(get(t, r, "a").Webhook, "authorization"); got != test.value {
+				t.Errorf("authorization is %q, want %q", got, test.value)
+			}
+		})
+	}
+	r := start(t, newMemory().open(), nil)
+	if _, err := r.Create(t.Context(), masked(), nil); pointers(t, err) == nil {
+		t.Error("a mask is taken for a value when a webhook is created")
+	}
+}
