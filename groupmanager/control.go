@@ -279,9 +279,10 @@ func (m *Manager) resume(ctx context.Context, in webhookTarget) (change, error) 
 }
 
 // disable writes down, at the leader, that the receiver has answered 410 to the
-// webhook as it stood at a revision. If it has changed since, the next 410 tells.
-// Other replicas stop with what they read in the registry, at the latest.
-func (m *Manager) disable(ctx context.Context, in quiesceRequest) (change, error) {
+// webhook as it stood at a revision, or pauses it because it leads back to us. If it
+// has changed since, the next answer tells. Other replicas stop with what they read
+// in the registry, at the latest.
+func (m *Manager) disable(ctx context.Context, in disableRequest) (change, error) {
 	if err := m.registry.Confirm(ctx); err != nil {
 		return change{}, err
 	}
@@ -292,8 +293,11 @@ func (m *Manager) disable(ctx context.Context, in quiesceRequest) (change, error
 	if e.Revision != in.Revision {
 		return change{Revision: e.Revision, entry: e}, nil
 	}
-	reason := "gone"
-	if e, err = m.registry.SetState(ctx, in.Tenant, in.ID, webhooks.Disabled, &reason); err != nil {
+	state, reason := webhooks.Disabled, "gone"
+	if in.Looped {
+		state, reason = webhooks.Paused, "loop_detected"
+	}
+	if e, err = m.registry.SetState(ctx, in.Tenant, in.ID, state, &reason); err != nil {
 		return change{}, err
 	}
 	confirming, cancel := context.WithTimeout(ctx, goneConfirm)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/kpush/kpush/webhooks"
+	"github.com/kpush/kpush/webhooks/delivery"
 )
 
 func entryOf(id string, revision int64, state webhooks.State) webhooks.Entry {
@@ -25,36 +26,52 @@ func TestGoneStopsAGroupAsItStandsNow(t *testing.T) {
 		paused bool
 		untold bool
 	}{
-		{"a 410 pauses it and is to be told", func(g *group) { g.departed(5) }, true, true},
-		{"a 410 of before it was changed does neither", func(g *group) { g.departed(4) }, false, false},
-		{"what is told is not told again", func(g *group) { g.departed(5); g.told(5) }, true, false},
-		{"what was told of before does not count", func(g *group) { g.departed(5); g.told(4) }, true, true},
+		{"a 410 pauses it and is to be told", func(g *group) { g.departed(delivery.Gone, 5) }, true, true},
+		{"a 410 of before it was changed does neither", func(g *group) { g.departed(delivery.Gone, 4) }, false, false},
+		{"what is told is not told again", func(g *group) { g.departed(delivery.Gone, 5); g.told(5) }, true, false},
+		{"what was told of before does not count", func(g *group) { g.departed(delivery.Gone, 5); g.told(4) }, true, true},
 		{"a change that leaves it active lets it go on", func(g *group) {
-			g.departed(5)
+			g.departed(delivery.Gone, 5)
 			g.update(entryOf("w", 6, webhooks.Active))
 		}, false, false},
 		{"the change that the leader makes of it leaves it paused", func(g *group) {
-			g.departed(5)
+			g.departed(delivery.Gone, 5)
 			g.told(5)
 			g.update(entryOf("w", 6, webhooks.Disabled))
 		}, true, false},
 		{"after that and a resumption a 410 counts like the first", func(g *group) {
-			g.departed(5)
+			g.departed(delivery.Gone, 5)
 			g.told(5)
 			g.update(entryOf("w", 6, webhooks.Disabled))
 			g.update(entryOf("w", 7, webhooks.Active))
-			g.departed(g.revision.Load())
+			g.departed(delivery.Gone, g.revision.Load())
 		}, true, true},
-		{"one that is stopped tells nothing", func(g *group) { g.departed(5); g.stop() }, true, false},
+		{"that it is ourselves pauses it and is to be told, too", func(g *group) { g.departed(delivery.Looped, 5) }, true, true},
+		{"unless it was changed", func(g *group) { g.departed(delivery.Looped, 4) }, false, false},
+		{"one that is stopped tells nothing", func(g *group) { g.departed(delivery.Gone, 5); g.stop() }, true, false},
 	} {
 		t.Run(test.claim, func(t *testing.T) {
 			m := &Manager{goneWake: make(chan struct{}, 1)}
 			g := newGroup(&shared{logger: slog.New(slog.DiscardHandler), gone: m.noteGone}, entryOf("w", 5, webhooks.Active))
 			test.happen(g)
-			if _, _, untold := g.untold(); g.paused.Load() != test.paused || untold != test.untold {
+			if _, untold := g.untold(); g.paused.Load() != test.paused || untold != test.untold {
 				t.Errorf("paused %v, to be told %v; want %v, %v", g.paused.Load(), untold, test.paused, test.untold)
 			}
 		})
+	}
+}
+
+// What the leader is asked to do tells a receiver that has gone from one that is this
+// installation; a change in between ends the one and the other.
+func TestTheLeaderIsToldWhichOfTheTwoItIs(t *testing.T) {
+	g := newGroup(&shared{logger: slog.New(slog.DiscardHandler), gone: func() {}}, entryOf("w", 5, webhooks.Active))
+	for revision, v := range map[int64]delivery.Verdict{6: delivery.Looped, 7: delivery.Gone} {
+		g.update(entryOf("w", revision, webhooks.Active))
+		g.departed(v, revision)
+		want := disableRequest{quiesceRequest{webhookTarget{webhooks.DefaultTenant, "w"}, revision}, v == delivery.Looped}
+		if in, ok := g.untold(); !ok || in != want {
+			t.Errorf("the leader is asked for %+v (%v), want %+v", in, ok, want)
+		}
 	}
 }
 
@@ -68,7 +85,7 @@ func TestEveryReceiverThatHasGoneIsTold(t *testing.T) {
 		var mu sync.Mutex
 		disabled := map[string]time.Duration{}
 		start := time.Now()
-		register(n.seats["b"], operationDisable, func(ctx context.Context, in quiesceRequest) (change, error) {
+		register(n.seats["b"], operationDisable, func(ctx context.Context, in disableRequest) (change, error) {
 			time.Sleep(100 * time.Millisecond)
 			mu.Lock()
 			defer mu.Unlock()
@@ -91,7 +108,7 @@ func TestEveryReceiverThatHasGoneIsTold(t *testing.T) {
 		defer cancel()
 		synctest.Wait()
 		for _, g := range m.groups {
-			g.departed(5)
+			g.departed(delivery.Gone, 5)
 		}
 		time.Sleep(time.Minute)
 		mu.Lock()

@@ -54,7 +54,8 @@ type group struct {
 
 	mu     sync.Mutex
 	entry  webhooks.Entry
-	gone   bool    // the receiver answered 410 to entry, and the leader does not know yet
+	gone   bool    // the receiver wants no more of entry, and the leader does not know yet
+	looped bool    // with gone: it answered no 410, but is this installation itself
 	member *member // nil between two lives
 	topics map[string]topicInfo
 	reason string                  // why it cannot run; empty when it can
@@ -327,7 +328,7 @@ func (g *group) update(e webhooks.Entry) {
 		g.mu.Unlock()
 		return
 	}
-	g.entry, g.gone = e, false
+	g.entry, g.gone, g.looped = e, false, false
 	g.revision.Store(e.Revision)
 	g.paused.Store(e.Webhook.State != webhooks.Active)
 	cancel := g.cancel
@@ -347,15 +348,16 @@ func (g *group) update(e webhooks.Entry) {
 	}
 }
 
-// departed is told by partitions that the receiver answered 410 to an attempt that began
-// at a revision. Nothing new is sent, and the leader is told. If the webhook was
-// changed since, by somebody who resumed it for one, the attempt has failed and no
-// more than that: the next 410 tells it again. It never waits.
-func (g *group) departed(revision int64) {
+// departed is told by partitions that an attempt that began at a revision was answered
+// 410, or came back to this installation (Gone, Looped). Nothing new is sent, and the
+// leader is told. If the webhook was changed since, by somebody who resumed it for
+// one, the attempt has failed and no more than that: the next such answer tells it
+// again. It never waits.
+func (g *group) departed(v delivery.Verdict, revision int64) {
 	g.mu.Lock()
 	now := g.entry.Revision == revision
 	if now {
-		g.gone = true
+		g.gone, g.looped = true, v == delivery.Looped
 		g.paused.Store(true)
 	}
 	g.mu.Unlock()
@@ -364,15 +366,16 @@ func (g *group) departed(revision int64) {
 	}
 }
 
-// untold is the webhook and its revision, if its receiver has answered 410 and the
-// leader does not know.
-func (g *group) untold() (w webhooks.Webhook, revision int64, ok bool) {
+// untold is what the leader is to do, if the receiver has answered 410 or is this
+// installation and the leader does not know.
+func (g *group) untold() (in disableRequest, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.entry.Webhook, g.entry.Revision, g.gone && !g.ended
+	w := g.entry.Webhook
+	return disableRequest{quiesceRequest{webhookTarget{w.Tenant, w.ID}, g.entry.Revision}, g.looped}, g.gone && !g.ended
 }
 
-// told is called when the leader knows that the receiver answered 410 at a revision.
+// told is called when the leader knows what became of the receiver at a revision.
 // What it makes of that comes by the registry.
 func (g *group) told(revision int64) {
 	g.mu.Lock()

@@ -43,11 +43,11 @@ type laneConfig struct {
 	tokens     *acker.Tokens
 	ids        *acker.DeliveryIDs
 	generation func() int32
-	publish    func(*tenure, int64) // progress, up to the committer
-	note       func(*tenure, *note) // delivery state, up to the committer
-	lease      *lease               // nothing new is sent, and no ack is taken, when it is over
-	revision   func() int64         // of the webhook, as it stands now
-	gone       func(revision int64) // the receiver answered 410 to an attempt that began at that revision
+	publish    func(*tenure, int64)          // progress, up to the committer
+	note       func(*tenure, *note)          // delivery state, up to the committer
+	lease      *lease                        // nothing new is sent, and no ack is taken, when it is over
+	revision   func() int64                  // of the webhook, as it stands now
+	gone       func(delivery.Verdict, int64) // Gone or Looped, to an attempt that began at that revision: no more goes to the receiver
 	metrics    *instruments
 	tracer     *tracer
 	owner      string // replica id
@@ -243,9 +243,9 @@ func (l *lane) judged(o *outgoing, r delivery.Result) {
 			return
 		}
 		l.failed(o, r)
-	case delivery.Gone:
+	case delivery.Gone, delivery.Looped:
 		l.failed(o, r)
-		l.gone(o.revision)
+		l.gone(r.Verdict, o.revision)
 	default:
 		if l.senders.ctx.Err() != nil {
 			return // cut by us, not failed by the receiver: not counted, whatever the policy

@@ -30,7 +30,7 @@ const (
 	goneCalls   = 16 // webhooks that the leader is told of at once
 	goneRetry   = 5 * time.Second
 	goneTimeout = 15 * time.Second // of telling the leader
-	goneConfirm = 5 * time.Second  // what the leader waits for other replicas because of a 410
+	goneConfirm = 5 * time.Second  // what the leader waits for other replicas because of that
 )
 
 // Config is what a Manager is made from. All fields but Peers, RegistryTopic,
@@ -73,7 +73,7 @@ type Manager struct {
 	peers    Peers
 	health   health
 	draining atomic.Bool
-	goneWake chan struct{} // a receiver answered 410; one slot
+	goneWake chan struct{} // a receiver answered 410, or is none; one slot
 	acks     metric.Int64Counter
 	moved    metric.Int64Counter
 
@@ -101,7 +101,7 @@ type shared struct {
 	meter    metric.Meter
 	tracer   trace.Tracer
 	logger   *slog.Logger
-	gone     func() // some group has a 410 to tell; never waits
+	gone     func() // some group has a 410 or a loop to tell; never waits
 	readLogs func(<-chan kafka.LogEvent) (stop func())
 }
 
@@ -320,8 +320,8 @@ func (m *Manager) noteGone() {
 	}
 }
 
-// disableGone tells the leader that receivers answered 410, in rounds: what could not
-// be told comes again with a later one, and holds up no other webhook.
+// disableGone tells the leader that receivers answered 410, or are none, in rounds: what
+// could not be told comes again with a later one, and holds up no other webhook.
 func (m *Manager) disableGone(ctx context.Context) {
 	for {
 		var again <-chan time.Time
@@ -337,27 +337,30 @@ func (m *Manager) disableGone(ctx context.Context) {
 	}
 }
 
-// tellGone is one round: it tells the leader of every webhook whose receiver has gone,
-// and returns whether all could be told.
+// tellGone is one round: it tells the leader of every webhook whose receiver has gone
+// or is this installation, and returns whether all could be told.
 func (m *Manager) tellGone(ctx context.Context) bool {
 	var telling errgroup.Group
 	telling.SetLimit(goneCalls)
 	for _, g := range m.all() {
-		w, revision, ok := g.untold()
+		in, ok := g.untold()
 		if !ok {
 			continue
 		}
 		telling.Go(func() error {
 			ctx, cancel := context.WithTimeout(ctx, goneTimeout)
 			defer cancel()
-			in := quiesceRequest{webhookTarget{w.Tenant, w.ID}, revision}
 			_, err := lead(ctx, m, operationDisable, in, func(ctx context.Context) (change, error) { return m.disable(ctx, in) })
 			if err != nil && !errors.Is(err, webhooks.ErrNotFound) {
-				m.logger.Error("the webhook could not be disabled, it stays paused here", "webhook", w.ID, "error", err)
+				m.logger.Error("the webhook could not be disabled, it stays paused here", "webhook", in.ID, "error", err)
 				return err
 			}
-			m.logger.Warn("the receiver answered 410, the leader disables the webhook", "webhook", w.ID)
-			g.told(revision)
+			text := "the receiver answered 410, the leader disables the webhook"
+			if in.Looped {
+				text = "the webhook's url leads back to this installation, the leader pauses it"
+			}
+			m.logger.Warn(text, "webhook", in.ID)
+			g.told(in.Revision)
 			return nil
 		})
 	}

@@ -18,7 +18,7 @@ const (
 	operationDelete  = "delete"  // deleteRequest → change
 	operationPause   = "pause"   // webhookTarget → change
 	operationResume  = "resume"  // webhookTarget → change
-	operationDisable = "disable" // quiesceRequest → change
+	operationDisable = "disable" // disableRequest → change
 	operationOffsets = "offsets" // offsetsRequest → []SeekMove
 
 	// Asked of every other replica.
@@ -54,6 +54,13 @@ type deleteRequest struct {
 type quiesceRequest struct {
 	webhookTarget
 	Revision int64 `json:"revision"`
+}
+
+// disableRequest is about a webhook whose receiver wants nothing more, or is the
+// installation itself.
+type disableRequest struct {
+	quiesceRequest
+	Looped bool `json:"looped,omitempty"`
 }
 
 type offsetsRequest struct {

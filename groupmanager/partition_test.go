@@ -358,28 +358,36 @@ func TestGoneOfAWebhookThatWasChangedSinceIsAFailedAttempt(t *testing.T) {
 	})
 }
 
-// The last attempt that the policy allows is answered 410: that the receiver has gone
-// is no reason to give records up, and they are there when the webhook is resumed.
+// The last attempt that the policy allows is answered 410, or comes back to us: that
+// there is no receiver is no reason to give records up, and they are there when the
+// webhook is resumed.
 func TestGoneKeepsWhatItsPolicyWouldGiveUp(t *testing.T) {
-	for _, policy := range []string{webhooks.OnExhaustedSkip, webhooks.OnExhaustedDeadLetter} {
-		t.Run(policy, func(t *testing.T) {
+	gone := delivery.Result{Verdict: delivery.Gone, Status: 410, Code: "http_410"}
+	looped := delivery.Result{Verdict: delivery.Looped, Status: 508, Code: delivery.CodeLoop}
+	for _, test := range []struct {
+		policy string
+		answer delivery.Result
+	}{
+		{webhooks.OnExhaustedSkip, gone}, {webhooks.OnExhaustedDeadLetter, gone}, {webhooks.OnExhaustedSkip, looped}, {webhooks.OnExhaustedDeadLetter, looped},
+	} {
+		t.Run(test.policy+" "+test.answer.Code, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				var back atomic.Bool
 				r := newRig(t, func(ctx context.Context, q request) delivery.Result {
 					if back.Load() {
 						return acked(ctx, q)
 					}
-					return delivery.Result{Verdict: delivery.Gone, Status: 410, Code: "http_410"}
+					return test.answer
 				}, func(w *webhooks.Webhook) {
 					topic := "dead"
-					w.OnExhausted, w.Retry.MaxAttempts, w.DeadLetter.Topic = policy, 1, &topic
+					w.OnExhausted, w.Retry.MaxAttempts, w.DeadLetter.Topic = test.policy, 1, &topic
 				})
 				r.queue.put(0)
 				r.start(t)
 				time.Sleep(time.Hour)
 				r.wantSafe(t, 0)
-				if s, _ := r.inspect(t.Context()); s.LastError == nil || s.LastError.Status != 410 || s.Attempt != 1 {
-					t.Errorf("status %+v, want the 410 and its attempt shown", s)
+				if s, _ := r.inspect(t.Context()); s.LastError == nil || s.LastError.Status != test.answer.Status || s.Attempt != 1 {
+					t.Errorf("status %+v, want the answer and its attempt shown", s)
 				}
 				back.Store(true)
 				r.paused.Store(false)

@@ -31,14 +31,14 @@ func (l *lane) failed(o *outgoing, r delivery.Result) {
 }
 
 // retry plans what comes after a failed attempt, whoever called it failed. That the
-// receiver has gone says nothing about the records: the webhook is disabled and they
-// are kept, however many attempts there were.
+// receiver has gone, or was ourselves, says nothing about the records: the webhook is
+// stopped and they are kept, however many attempts there were.
 func (l *lane) retry(o *outgoing, r delivery.Result) {
 	o.deadline = time.Time{}
 	l.streak = 0
 	n := o.failures()
 	wait := delivery.Backoff(l.webhook.Retry, n, r.RetryAfter, rand.Float64())
-	if r.Verdict != delivery.Gone && l.exhausted(o, r.At) {
+	if r.Verdict != delivery.Gone && r.Verdict != delivery.Looped && l.exhausted(o, r.At) {
 		switch l.webhook.OnExhausted {
 		case webhooks.OnExhaustedSkip:
 			l.skip(o)

@@ -192,8 +192,8 @@ func newRig(t testing.TB, answer func(context.Context, request) delivery.Result,
 	return r
 }
 
-// departed takes a 410 as a group does.
-func (r *rig) departed(revision int64) {
+// departed takes a 410, or a loop, as a group does.
+func (r *rig) departed(_ delivery.Verdict, revision int64) {
 	if revision == r.revision.Load() {
 		r.paused.Store(true)
 		r.gone.Add(1)

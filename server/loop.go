@@ -17,6 +17,7 @@ func (s *Server) noLoop(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if s.isLoop(r.Header.Get(delivery.LoopHeader)) {
 			s.logger.WarnContext(r.Context(), "a delivery has come back to this installation: its url leads here", "webhook", r.Header.Get("kpush-webhook"))
+			w.Header().Set(delivery.LoopHeader, r.Header.Get(delivery.LoopHeader)) // the sender may know that it was us
 			s.fail(w, r, errLoop)
 			return
 		}

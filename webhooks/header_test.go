@@ -109,7 +109,9 @@ func TestMasksInReplacements(t *testing.T) {
 	} {
 		t.Run(test.claim, func(t *testing.T) {
 			r := start(t, newMemory().open(), nil)
-			w := masked(func(w *Webhook) { w.Request.Headers = map[string]string{"authorization": "Bearer s3cret", "x-env": Mask} })
+			w := masked(func(w *Webhook) {
+				w.Request.Headers = map[string]string{"authorization": "Bearer s3cret", "x-env": Mask}
+			})
 			create(t, r, w)
 			_, _, err := r.Replace(t.Context(), test.put, nil)
 			if diff := cmp.Diff(test.want, pointers(t, err)); diff != "" {

@@ -157,6 +157,26 @@ func TestServeWithoutAuth(t *testing.T) {
 	}
 }
 
+// call makes a GET with the admin token and returns the body.
+func call(t *testing.T, url string) string {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer admin")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
+}
+
 // createTopic makes a topic of one partition the way an operator would.
 func createTopic(t *testing.T, broker, topic string) {
 	t.Helper()
@@ -361,6 +381,13 @@ func TestU8_ADeliveryThatComesBack(t *testing.T) {
 		t.Fatal("no delivery came back")
 	}
 	r.await(t, &r.stderr, `a delivery has come back to this installation.*"webhook":"loop"`)
+	r.await(t, &r.stderr, `leads back to this installation, the leader pauses it.*"webhook":"loop"`)
+	if text := call(t, api+"/v1/webhooks/loop"); !strings.Contains(text, `"state":"paused","state_reason":"loop_detected"`) {
+		t.Errorf("the webhook is %s, want it paused", text)
+	}
+	if n := len(statuses); n > 1 {
+		t.Errorf("%d more deliveries came, want none once it was known", n)
+	}
 	r.end(t, patience)
 	receiver.Close()
 	http.DefaultTransport.(*http.Transport).CloseIdleConnections()

@@ -324,7 +324,7 @@ type AttemptError struct {
 
 	// Code A stable word. `http_` and a status; `redirect_not_followed`; `ack_timeout`, `ack_malformed`, `nacked`; of answers
 	// `response_malformed`, `response_truncated`, `response_too_large`; of connections `dns_error`, `connect_refused`,
-	// `connect_timeout`, `connect_failed`, `tls_error`, `timeout`, `connection_reset`; and `address_denied` for a
+	// `connect_timeout`, `connect_failed`, `tls_error`, `timeout`, `connection_reset`; `loop_detected`; and `address_denied` for a
 	// target that the installation's policy does not allow, to which nothing was sent.
 	//
 	//

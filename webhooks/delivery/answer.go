@@ -21,13 +21,14 @@ const (
 	Stated                  // the answer carried an inline ack, in Ack
 	TooLarge                // 413: cut the batch
 	Gone                    // 410: disable the webhook
+	Looped                  // 508 of our own installation: the URL leads back to it, pause the webhook
 )
 
 // Result of one attempt.
 type Result struct {
 	Verdict    Verdict
 	Status     int           // HTTP status; 0 when none was read
-	Code       string        // for Failed, TooLarge and Gone: a word of the closed list in codes.go
+	Code       string        // for Failed, TooLarge, Gone and Looped: a word of the closed list in codes.go
 	RetryAfter time.Duration // what the receiver asked for; 0: nothing
 	Ack        *Ack          // for Stated
 	At         time.Time     // when the answer had been read
@@ -137,6 +138,12 @@ func (a *answer) judge(explicit bool, now time.Time) Result {
 		res.Code = httpCode(a.status)
 	}
 	return res
+}
+
+// looped tells that the answer is our own installation's, to a delivery of its own.
+// A receiver that says so without need does so to itself alone.
+func (a *answer) looped(marker string) bool {
+	return a.status == http.StatusLoopDetected && marker != "" && a.header.Get(LoopHeader) == marker
 }
 
 // judgeCall is judge for an answer in which no ack can be: every 2xx is a yes.

@@ -29,6 +29,9 @@ func (c *Client) Send(ctx context.Context, m *Message, a Attempt) Result {
 	res := Result{Verdict: Failed, Code: code}
 	if code == "" {
 		res = ans.judge(c.explicit, time.Now())
+		if ans.looped(c.loop) {
+			res.Verdict, res.Code = Looped, CodeLoop
+		}
 	}
 	c.requests.Put(r)
 	return res.since(began, span)

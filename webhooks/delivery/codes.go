@@ -28,6 +28,7 @@ const (
 	CodeTooLarge        = "response_too_large"    // a JSON answer longer than what is read
 	CodeRedirect        = "redirect_not_followed" // a final 1xx or a 3xx
 	CodeAckMalformed    = "ack_malformed"         // the answer has an ack that does not fit, or is packed so that nobody can tell
+	CodeLoop            = "loop_detected"         // the request came back to the installation that sent it
 	CodeCanceled        = "canceled"              // we gave the attempt up
 	codeHTTPPrefix      = "http_"
 )

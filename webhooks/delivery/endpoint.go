@@ -26,6 +26,7 @@ type endpoint struct {
 	dialer   *dialer
 	wires    wires
 	unwatch  func() // ends the watch over the guard's policy
+	loop     string // Config.LoopMarker
 	tracer   trace.Tracer
 	requests sync.Pool // of *request
 }
@@ -59,6 +60,7 @@ func newEndpoint(cfg Config, d *dialer, name, text string, headers []header) (*e
 		start:   requestStart(target, headers),
 		timeout: w.Request.Timeout(),
 		dialer:  d,
+		loop:    cfg.LoopMarker,
 		tracer:  otel.Tracer("github.com/kpush/kpush/webhooks/delivery"),
 	}
 	if w.Signing.Enabled {

@@ -2,8 +2,12 @@ package delivery
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"io"
 	"net"
+	"net/netip"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -109,5 +113,68 @@ func TestWithoutAGuardNothingInsideIsReached(t *testing.T) {
 	expect(t, deliver(t, c), Failed, 0, CodeAddressDenied)
 	if n := reached.Load(); n != 0 {
 		t.Errorf("%d connections came, want none", n)
+	}
+}
+
+// rebinding is a name server whose first answer is innocent.
+type rebinding struct{ lookups atomic.Int32 }
+
+func (r *rebinding) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
+	if r.lookups.Add(1) == 1 {
+		return []netip.Addr{netip.MustParseAddr("8.8.8.8")}, nil
+	}
+	return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
+}
+
+// TestA15_RebindingReachesNothing: what a name led to when it was registered counts for nothing.
+func TestA15_RebindingReachesNothing(t *testing.T) {
+	var reached atomic.Int32
+	url := listen(t, func(net.Conn, int) { reached.Add(1) })
+	policy := testPolicy()
+	policy.AllowedCIDRs = nil
+	names := &rebinding{}
+	cfg := testConfig(testWebhook(strings.Replace(url, "127.0.0.1", "rebind.example.com", 1)))
+	cfg.Webhook.Lifecycle = &webhooks.Lifecycle{URL: cfg.Webhook.URL}
+	cfg.Guard = egress.New(policy, egress.Options{Resolver: names, Control: func(string, string, syscallConn) error {
+		return errors.New("not in a test")
+	}})
+	if err := cfg.Webhook.Admit(cfg.Guard); err != nil {
+		t.Fatal(err)
+	}
+	c, err := NewClient(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	n, err := NewNotifier(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	expect(t, deliver(t, c), Failed, 0, CodeConnectFailed) // let pass, to a public address
+	expect(t, deliver(t, c), Failed, 0, CodeAddressDenied)
+	expect(t, n.Notify(t.Context(), "lc_1", testNotice()), Failed, 0, CodeAddressDenied)
+	if n := reached.Load(); n != 0 {
+		t.Errorf("127.0.0.1 was reached %d times", n)
+	}
+}
+
+// TestU8_OurOwn508: only our own installation's answer says that there is a loop.
+func TestU8_OurOwn508(t *testing.T) {
+	const length = "Content-Length: 0\r\n\r\n"
+	for _, test := range []struct {
+		claim, answer string
+		verdict       Verdict
+		code          string
+	}{
+		{"with our marker", "HTTP/1.1 508 X\r\nkpush-loop: marker\r\n" + length, Looped, CodeLoop},
+		{"with another's", "HTTP/1.1 508 X\r\nkpush-loop: other\r\n" + length, Failed, "http_508"},
+		{"without any", "HTTP/1.1 508 X\r\n" + length, Failed, "http_508"},
+		{"with our marker in another failure", "HTTP/1.1 500 X\r\nkpush-loop: marker\r\n" + length, Failed, "http_500"},
+	} {
+		res := deliver(t, testClient(t, answering(t, test.answer)))
+		if res.Verdict != test.verdict || res.Code != test.code {
+			t.Errorf("508 %s: verdict %d, code %q; want %d, %q", test.claim, res.Verdict, res.Code, test.verdict, test.code)
+		}
 	}
 }

@@ -104,6 +104,18 @@ func TestR3_RedirectsToNowhere(t *testing.T) {
 	}
 }
 
+func TestR4_RedirectsOfLifecycleCalls(t *testing.T) {
+	var elsewhere atomic.Int32
+	second := listen(t, func(net.Conn, int) { elsewhere.Add(1) })
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		url := answering(t, fmt.Sprintf("HTTP/1.1 %d X\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n", status, second))
+		expect(t, testNotifier(t, url).Notify(t.Context(), "lc_1", testNotice()), Failed, status, CodeRedirect)
+	}
+	if n := elsewhere.Load(); n != 0 {
+		t.Errorf("the second address saw %d connections, want none", n)
+	}
+}
+
 func TestT1_NoTLS(t *testing.T) {
 	d := newDialer(testGuard(egress.Options{}))
 	if d.handshake != 5*time.Second {
