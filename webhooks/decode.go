@@ -99,6 +99,7 @@ func (w *Webhook) binds() map[string]any {
 		"dead_letter": map[string]any{"topic": &w.DeadLetter.Topic},
 		"signing":     map[string]any{"enabled": &w.Signing.Enabled},
 		"lifecycle":   &w.Lifecycle,
+		"tls":         map[string]any{"ca": &w.TLS.CA},
 
 		"tenant": readOnly{}, "state": readOnly{}, "state_reason": readOnly{},
 		"created_at": readOnly{}, "updated_at": readOnly{}, "secret": notYours{},

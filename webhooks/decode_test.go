@@ -64,7 +64,7 @@ func TestDecodeReadsEveryField(t *testing.T) {
 		Ack:         Ack{Mode: AckExplicit, TimeoutMs: 3_600_000, MaxTimeoutMs: 86_400_000},
 		Retry:       Retry{InitialBackoffMs: 1, MaxBackoffMs: 3_600_000, Multiplier: 1.5, MaxAttempts: 7, MaxAgeMs: 86_400_000},
 		OnExhausted: OnExhaustedDeadLetter, DeadLetter: DeadLetter{Topic: &dead}, Signing: Signing{Enabled: false},
-		Lifecycle: &Lifecycle{URL: "https://example.com/lifecycle"},
+		Lifecycle: &Lifecycle{URL: "https://example.com/lifecycle"}, TLS: TLS{CA: new(testCA(t))},
 	}
 	body, err := json.Marshal(want)
 	if err != nil {

@@ -29,6 +29,7 @@ func (w Webhook) Clone() Webhook {
 	w.StateReason = clonePointer(w.StateReason)
 	w.DeadLetter.Topic = clonePointer(w.DeadLetter.Topic)
 	w.Lifecycle = clonePointer(w.Lifecycle)
+	w.TLS.CA = clonePointer(w.TLS.CA)
 	return w
 }
 
@@ -62,9 +63,9 @@ func sameContent(a, b Webhook) bool {
 
 // Layouts of the values. Adding a field raises the version: an older build must
 // not drop the field by writing the webhook back. Version 2 has pinned, and in the
-// webhook lifecycle and patterns among the topics.
+// webhook lifecycle and patterns among the topics; version 3 has tls.
 const (
-	storedVersion  = 2 // what this build writes
+	storedVersion  = 3 // what this build writes
 	oldestReadable = 1
 )
 

@@ -93,6 +93,7 @@ func (w *Webhook) check(c *complaints) {
 	w.checkAck(c)
 	w.checkRetry(c)
 	w.checkExhausted(c)
+	checkTLS(c, "/tls", w.TLS)
 	if w.Lifecycle != nil {
 		checkURL(c, "/lifecycle/url", w.Lifecycle.URL)
 	}

@@ -49,6 +49,7 @@ type Webhook struct {
 	DeadLetter     DeadLetter        `json:"dead_letter"`
 	Signing        Signing           `json:"signing"`
 	Lifecycle      *Lifecycle        `json:"lifecycle"` // nil: nobody is told of assignments
+	TLS            TLS               `json:"tls"`
 	CreatedAt      time.Time         `json:"created_at"`
 	UpdatedAt      time.Time         `json:"updated_at"`
 }

@@ -56,6 +56,7 @@ func TestACloneSharesNothing(t *testing.T) {
 		w := valid()
 		w.Labels, w.Request.Headers = map[string]string{"a": "b"}, map[string]string{"x": "y"}
 		w.StateReason, w.DeadLetter.Topic, w.Lifecycle = new(reason), new(dead), &Lifecycle{URL: "http://l"}
+		w.TLS.CA = new("ca")
 		return w
 	}
 	w := full()
@@ -65,6 +66,7 @@ func TestACloneSharesNothing(t *testing.T) {
 	}
 	c.Topics[0], c.Labels["a"], c.Request.Headers["x"] = "other", "other", "other"
 	*c.StateReason, *c.DeadLetter.Topic, c.Lifecycle.URL = "other", "other", "other"
+	*c.TLS.CA = "other"
 	if diff := cmp.Diff(full(), w); diff != "" {
 		t.Errorf("a change of the clone shows (-want +got):\n%s", diff)
 	}

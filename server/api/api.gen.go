@@ -444,6 +444,13 @@ type SeekResult struct {
 	DryRun bool       `json:"dry_run"`
 }
 
+// TLS How the webhook's URLs are reached by https. Certificates are always checked, and TLS is 1.2 or later.
+type TLS struct {
+	// Ca Certificates in PEM, at most 20 and 64 KiB: the authorities that are trusted for this webhook, in place of
+	// the system's, which are trusted without.
+	Ca *string `json:"ca,omitempty"`
+}
+
 // Version defines model for Version.
 type Version struct {
 	// Commit Revision in version control.

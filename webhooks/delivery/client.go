@@ -52,7 +52,11 @@ const minHeadroom = 1 << 10
 // NewClient makes the client of one webhook. It fails when the URL cannot be
 // sent to or a header cannot be sent.
 func NewClient(cfg Config) (*Client, error) {
-	return newClient(cfg, newDialer(cfg.Guard))
+	d, err := dialerOf(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return newClient(cfg, d)
 }
 
 func newClient(cfg Config, d *dialer) (*Client, error) {

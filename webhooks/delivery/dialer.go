@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"time"
 
 	"github.com/kpush/kpush/webhooks/egress"
@@ -16,6 +17,16 @@ type dialer struct {
 	guard     *egress.Guard
 	tls       *tls.Config
 	handshake time.Duration
+}
+
+// dialerOf makes the dialer of cfg's webhook, which trusts whom the webhook says.
+func dialerOf(cfg Config) (*dialer, error) {
+	d := newDialer(cfg.Guard)
+	var err error
+	if d.tls.RootCAs, err = cfg.Webhook.TLS.Authorities(); err != nil {
+		return nil, fmt.Errorf("webhook %q: tls.ca %w", cfg.Webhook.ID, err)
+	}
+	return d, nil
 }
 
 // newDialer makes a dialer; without a guard it gets the strictest.

@@ -45,7 +45,11 @@ func NewNotifier(cfg Config) (*Notifier, error) {
 	if w.Lifecycle == nil {
 		return nil, fmt.Errorf("webhook %q: there is no lifecycle url", w.ID)
 	}
-	e, err := newEndpoint(cfg, newDialer(cfg.Guard), "lifecycle url", w.Lifecycle.URL, fixedHeaders(cfg))
+	d, err := dialerOf(cfg)
+	if err != nil {
+		return nil, err
+	}
+	e, err := newEndpoint(cfg, d, "lifecycle url", w.Lifecycle.URL, fixedHeaders(cfg))
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"math/big"
@@ -18,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kpush/kpush/webhooks"
 	"github.com/kpush/kpush/webhooks/egress"
 )
 
@@ -158,6 +160,32 @@ func TestS2_VersionsAndCiphers(t *testing.T) {
 				expect(t, res, Failed, 0, CodeTLS)
 			}
 		})
+	}
+}
+
+// TestS3_APrivateAuthority is trusted for the webhook that names it, for its
+// deliveries and its lifecycle calls, and for no other.
+func TestS3_APrivateAuthority(t *testing.T) {
+	ours, others := newAuthority(t), newAuthority(t)
+	url := tlsReceiver(t, &tls.Config{Certificates: []tls.Certificate{ours.issue(t, func(*x509.Certificate) {})}}, ackTLS)
+	trusts := func(a ...*authority) func(*webhooks.Webhook) {
+		return func(w *webhooks.Webhook) {
+			var text []byte
+			for _, a := range a {
+				text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})...)
+			}
+			w.TLS.CA = new(string(text))
+		}
+	}
+	expect(t, deliver(t, testClient(t, url, trusts(ours))), Acked, 200, "")
+	expect(t, deliver(t, testClient(t, url, trusts(others, ours))), Acked, 200, "")
+	expect(t, deliver(t, testClient(t, url, trusts(others))), Failed, 0, CodeTLS)
+	expect(t, deliver(t, testClient(t, url)), Failed, 0, CodeTLS)
+	expect(t, testNotifier(t, url, trusts(ours)).Notify(t.Context(), "lc_1", testNotice()), Acked, 200, "")
+	expect(t, testNotifier(t, url).Notify(t.Context(), "lc_1", testNotice()), Failed, 0, CodeTLS)
+
+	if _, err := NewClient(testConfig(testWebhook(url, func(w *webhooks.Webhook) { w.TLS.CA = new("s3cret") }))); err == nil || strings.Contains(err.Error(), "s3cret") {
+		t.Errorf("what is no certificate: %v, want an error that does not repeat it", err)
 	}
 }
 
