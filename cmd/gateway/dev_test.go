@@ -77,6 +77,7 @@ func TestEphemeralDevKeepsNothing(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	r := start(t, nil, append([]string{"dev", "--ephemeral", "--data-dir", dir}, anyPort...)...)
 	r.await(t, &r.stdout, "signature ok -> 200")
+	r.await(t, &r.stderr, "dev delivers to receivers on this machine.*allow_http=true.*127.0.0.0/8")
 	r.end(t, patience)
 	if _, err := os.Stat(dir); err == nil {
 		t.Errorf("%s is there", dir)
