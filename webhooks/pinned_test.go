@@ -30,6 +30,12 @@ func TestAWebhookHasNoMoreTopicsThanFitIntoItsRecord(t *testing.T) {
 			w.Labels[fmt.Sprint("label-", i)] = strings.Repeat("<", maxLabelValue)
 		}
 		w.Request.Headers = map[string]string{"x-a": strings.Repeat("<", maxHeaderBytes-10)}
+		ca := testCA(t)
+		ca = strings.Repeat("<", (maxCA-len(ca)-100)/len(`\u003c`)) + "\n" + ca
+		w.TLS.CA = &ca
+		if err := w.Validate(); err != nil {
+			t.Errorf("Validate: %v", err)
+		}
 		value, err := encode(Entry{Webhook: w, Secret: newSecret(), Pinned: pinned}, ring(t, testKey(1)))
 		if err != nil || len(value) > mostOfAClient {
 			t.Errorf("a webhook with %d topics, five hundred too many at most, takes %d bytes (%v), and %d is the most", len(pinned), len(value), err, mostOfAClient)

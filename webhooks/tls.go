@@ -2,6 +2,7 @@ package webhooks
 
 import (
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"strings"
@@ -15,7 +16,7 @@ type TLS struct {
 }
 
 const (
-	maxCA      = 64 << 10 // bytes of PEM
+	maxCA      = 64 << 10 // bytes of PEM as JSON writes it, which is how it is stored
 	maxCACerts = 20
 )
 
@@ -47,8 +48,8 @@ func (t TLS) Authorities() (*x509.CertPool, error) {
 }
 
 func checkTLS(c *complaints, pointer string, t TLS) {
-	if t.CA != nil && len(*t.CA) > maxCA {
-		c.add(pointer+"/ca", "must be at most %d bytes", maxCA)
+	if text, err := json.Marshal(t.CA); t.CA != nil && (err != nil || len(text) > maxCA) {
+		c.add(pointer+"/ca", "must be at most %d bytes as JSON writes them", maxCA)
 		return
 	}
 	if _, err := t.Authorities(); err != nil {

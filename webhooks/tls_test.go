@@ -44,6 +44,7 @@ func TestS3_CAs(t *testing.T) {
 		"a private key behind":    {ca + key, false},
 		"a block that is none":    {"-----BEGIN CERTIFICATE-----\nczNjcmV0\n-----END CERTIFICATE-----\n", false},
 		"more than is reasonable": {ca + strings.Repeat("\n", 64<<10), false},
+		"more when it is stored":  {strings.Repeat("<", 16<<10) + "\n" + ca, false},
 	} {
 		w := valid()
 		w.TLS.CA = &test.ca

@@ -446,7 +446,7 @@ type SeekResult struct {
 
 // TLS How the webhook's URLs are reached by https. Certificates are always checked, and TLS is 1.2 or later.
 type TLS struct {
-	// Ca Certificates in PEM, at most 20 and 64 KiB: the authorities that are trusted for this webhook, in place of
+	// Ca Certificates in PEM, at most 20 and 64 KiB of JSON: the authorities that are trusted for this webhook, in place of
 	// the system's, which are trusted without.
 	Ca *string `json:"ca,omitempty"`
 }
