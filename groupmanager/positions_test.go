@@ -89,9 +89,11 @@ func TestWhatASeekLeavesInDoubt(t *testing.T) {
 		"what was not":                                  {begun(m, 5), 5, 110, 0, false},
 		"the same in a generation that came afterwards": {begun(m, 5), 6, 109, 0, false},
 		"a tenure that began in a later generation":     {begun(m, 6), 6, 109, 0, false},
-		"no seek":                                {begun(newMemory(), 5), 5, 0, 0, false},
-		"a static member, while acks may be due": {begun(static, 5), 5, 109, time.Minute - 1, true},
-		"a static member, afterwards":            {begun(static, 5), 5, 109, time.Minute, false},
+		"no seek": {begun(newMemory(), 5), 5, 0, 0, false},
+		"an offset that cannot be, without a seek": {begun(newMemory(), 5), 5, -1, 0, false},
+		"an offset that cannot be, after one":      {begun(m, 5), 5, -1, 0, false},
+		"a static member, while acks may be due":   {begun(static, 5), 5, 109, time.Minute - 1, true},
+		"a static member, afterwards":              {begun(static, 5), 5, 109, time.Minute, false},
 	} {
 		if got := c.of.doubts(c.generation, c.upTo, now.Add(c.after)); got != c.want {
 			t.Errorf("%s: doubted %v, want %v", name, got, c.want)

@@ -61,10 +61,10 @@ type doubt struct {
 var noDoubt = doubt{upTo: -1}
 
 // doubts tells whether an ack by fields may be one of before the seek with which the
-// tenure began.
+// tenure began. A negative offset was never delivered, which the ledger tells.
 func (t *tenure) doubts(generation int32, upTo int64, now time.Time) bool {
 	d := t.doubt
-	return generation == t.began && upTo <= d.upTo && (d.until.IsZero() || now.Before(d.until))
+	return generation == t.began && upTo >= 0 && upTo <= d.upTo && (d.until.IsZero() || now.Before(d.until))
 }
 
 // note is delivery state for the metadata of a commit of one offset: with another
