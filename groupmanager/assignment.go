@@ -284,6 +284,9 @@ func (m *member) release(tps []topicPartition, lost bool) {
 	for _, h := range going {
 		if h.cancel != nil {
 			h.cancel(cause)
+			if errors.Is(cause, errLost) { // one that drains already does not look at a cause any more
+				h.cut(errLost)
+			}
 		}
 	}
 	for _, h := range going {

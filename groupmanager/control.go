@@ -78,6 +78,10 @@ func (m *Manager) create(ctx context.Context, w webhooks.Webhook) (change, error
 	if err != nil {
 		return change{}, err
 	}
+	// Whatever may be refused is refused before anything is pinned: a pinned start stays.
+	if err := w.CheckMasks(); err != nil {
+		return change{}, err
+	}
 	pinned := pinnedTopics(topics)
 	if err := webhooks.CheckPinned(pinned); err != nil {
 		return change{}, err

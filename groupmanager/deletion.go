@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kpush/kpush/replica"
 	"github.com/kpush/kpush/webhooks"
 )
 
@@ -68,32 +69,70 @@ func (m *Manager) finishDeletion(ctx context.Context, begun webhooks.Deletion) e
 	if err := m.registry.Confirm(ctx); err != nil {
 		return err
 	}
-	d, ok := m.registry.Deletion(begun.Tenant, begun.ID)
-	if !ok || d.GroupID != begun.GroupID {
-		return nil // it has come to its end, by way of somebody else
-	}
-	target := webhookTarget{d.Tenant, d.ID}
-	if err := m.quiesceAll(ctx, d.GroupID, quiesceRequest{target, d.Revision}); err != nil {
-		return err
-	}
-	if d.Offsets && d.GroupID != "" {
-		err := m.deleteGroup(ctx, d.GroupID, d.Since.Add(deletionPatience))
-		switch {
-		case err == nil:
-		case time.Since(d.Since) < deletionPatience || errors.Is(err, webhooks.ErrNotLeader):
-			return unavailable(err)
+	for {
+		d, ok := m.registry.Deletion(begun.Tenant, begun.ID)
+		if !ok || d.GroupID != begun.GroupID {
+			return nil // it has come to its end, by way of somebody else
+		}
+		if err := m.workOff(ctx, d); err != nil {
+			return err
+		}
+		switch err := m.registry.Delete(ctx, d.Tenant, d.ID, d.Revision); {
+		case errors.Is(err, webhooks.ErrPrecondition): // the offsets shall go, too, since
+		case errors.Is(err, webhooks.ErrNotFound):
+			return nil
 		default:
-			m.logger.Error("the offsets of a deleted webhook stay", "webhook", d.ID, "group", d.GroupID, "error", err)
+			return err
 		}
 	}
-	return m.registry.Delete(ctx, d.Tenant, d.ID)
+}
+
+// workOff does what is left to be done of a deletion.
+func (m *Manager) workOff(ctx context.Context, d webhooks.Deletion) error {
+	if err := m.quiesceDeleted(ctx, d); err != nil {
+		return err
+	}
+	if !d.Offsets || d.GroupID == "" {
+		return nil
+	}
+	err := m.deleteGroup(ctx, d)
+	switch {
+	case err == nil:
+	case time.Since(d.Since) < deletionPatience || errors.Is(err, webhooks.ErrNotLeader):
+		return unavailable(err)
+	default:
+		m.logger.Error("the offsets of a deleted webhook stay", "webhook", d.ID, "group", d.GroupID, "error", err)
+	}
+	return nil
+}
+
+// quiesceDeleted returns when no replica sends anything for a deleted webhook. A
+// replica that lives and cannot be called must not keep the id for ever: after
+// deletionPatience it is enough that it is not in the webhook's own group.
+func (m *Manager) quiesceDeleted(ctx context.Context, d webhooks.Deletion) error {
+	r := quiesceRequest{webhookTarget{d.Tenant, d.ID}, d.Revision}
+	if time.Since(d.Since) < deletionPatience {
+		return m.quiesceAll(ctx, d.GroupID, r)
+	}
+	trying, cancel := context.WithTimeout(ctx, confirmTimeout)
+	defer cancel()
+	err := m.quiesceAll(trying, d.GroupID, r)
+	if err == nil || ctx.Err() != nil || errors.Is(err, webhooks.ErrNotLeader) {
+		return err
+	}
+	if in := m.unconfirmed(ctx, d.GroupID, map[replica.Peer]bool{m.peers.Self(): true}); in != nil {
+		return in
+	}
+	m.logger.Error("a webhook is deleted without word from every replica", "webhook", d.ID, "since", d.Since, "error", err)
+	return nil
 }
 
 // deleteGroup waits until everybody has left the group, but not for longer than
-// leavingTry or after the end, and removes it. The wait is not only politeness: a
+// leavingTry or after deletionPatience, and removes it. The wait is not only politeness: a
 // deletion that Kafka refuses costs the admin client.
-func (m *Manager) deleteGroup(ctx context.Context, group string, end time.Time) error {
-	waiting, cancel := context.WithTimeout(ctx, min(leavingTry, time.Until(end)))
+func (m *Manager) deleteGroup(ctx context.Context, d webhooks.Deletion) error {
+	group := d.GroupID
+	waiting, cancel := context.WithTimeout(ctx, min(leavingTry, time.Until(d.Since.Add(deletionPatience))))
 	defer cancel()
 	for pause := membersPause; ; pause = min(2*pause, maxMembersPause) {
 		members, err := m.cluster.members(ctx, group)
@@ -105,6 +144,9 @@ func (m *Manager) deleteGroup(ctx context.Context, group string, end time.Time) 
 			// that was made since has pinned.
 			if err := m.registry.Confirm(ctx); err != nil {
 				return err
+			}
+			if standing, ok := m.registry.Deletion(d.Tenant, d.ID); !ok || standing.GroupID != group {
+				return nil
 			}
 			return m.cluster.deleteGroup(ctx, group)
 		}

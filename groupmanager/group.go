@@ -129,6 +129,10 @@ func (g *group) fenced(ctx context.Context, err error) {
 func (g *group) live(parent context.Context) error {
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
+	select {
+	case <-g.retry: // this life is what it asked for, not the end of a pause to come
+	default:
+	}
 	g.mu.Lock()
 	if g.ended {
 		g.mu.Unlock()

@@ -77,7 +77,7 @@ type Manager struct {
 	acks     metric.Int64Counter
 	moved    metric.Int64Counter
 
-	groupLocks keyLocks // by Kafka group: Manager.create, Manager.finishDeletion
+	groupLocks keyLocks // by Kafka group: Manager.create, Manager.finishDeletion, Manager.moveUnheld
 	seekLocks  keyLocks // by webhook: Manager.seek
 	owners     owners
 	failing    failingElsewhere

@@ -32,6 +32,26 @@ func TestRecordsReachTheReceiverInOrderAndBecomeCommittedOffsets(t *testing.T) {
 	}
 }
 
+// A start that is pinned stays: the webhook as it is put right later would begin there.
+func TestAWebhookThatIsRefusedPinsNothing(t *testing.T) {
+	h := newHouse(t, gatewaytest.OK)
+	h.kafka.CreateTopic(t, "orders", 2)
+	spec := h.spec(t, "billing", "orders", func(w *webhooks.Webhook) {
+		w.Request.Headers = map[string]string{"authorization": webhooks.Mask}
+	})
+	if _, err := h.Create(t.Context(), spec); !isInvalid(err) {
+		t.Errorf("creating it with a mask that stands for nothing: %v, want a *ValidationError", err)
+	}
+	if got, err := h.kafka.Admin().FetchOffsets(t.Context(), "kpush.default.billing"); !errors.Is(err, kerr.GroupIDNotFound) {
+		t.Errorf("the group has committed %v (%v), want no group", got, err)
+	}
+}
+
+func isInvalid(err error) bool {
+	_, ok := errors.AsType[*webhooks.ValidationError](err)
+	return ok
+}
+
 func TestLatestIsPinnedBeforeTheAnswer(t *testing.T) {
 	h := newHouse(t, gatewaytest.OK)
 	h.kafka.CreateTopic(t, "orders", 2)

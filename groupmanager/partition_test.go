@@ -402,6 +402,37 @@ func TestGoneKeepsWhatItsPolicyWouldGiveUp(t *testing.T) {
 	}
 }
 
+// A policy of the deployment that refuses a receiver is no reason to give its records
+// up: a topic would be drained without one packet sent.
+func TestATargetThatIsDeniedGivesNoRecordsUp(t *testing.T) {
+	for _, policy := range []string{webhooks.OnExhaustedSkip, webhooks.OnExhaustedDeadLetter} {
+		t.Run(policy, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				var allowed atomic.Bool
+				r := newRig(t, func(ctx context.Context, q request) delivery.Result {
+					if allowed.Load() {
+						return acked(ctx, q)
+					}
+					return delivery.Result{Verdict: delivery.Failed, Code: delivery.CodeAddressDenied, At: time.Now()}
+				}, func(w *webhooks.Webhook) {
+					topic := "dead"
+					w.OnExhausted, w.Retry.MaxAttempts, w.DeadLetter.Topic = policy, 1, &topic
+				})
+				r.queue.put(0)
+				r.start(t)
+				time.Sleep(time.Hour)
+				r.wantSafe(t, 0)
+				allowed.Store(true)
+				time.Sleep(time.Hour)
+				r.wantSafe(t, 1)
+				if n := len(r.letters.written); n > 0 {
+					t.Errorf("%d dead letters, want none", n)
+				}
+			})
+		})
+	}
+}
+
 func TestAQuietPartitionFollowsThePositionOverMarkers(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, acked)

@@ -30,15 +30,13 @@ func (l *lane) failed(o *outgoing, r delivery.Result) {
 	l.retry(o, r)
 }
 
-// retry plans what comes after a failed attempt, whoever called it failed. That the
-// receiver has gone, or was ourselves, says nothing about the records: the webhook is
-// stopped and they are kept, however many attempts there were.
+// retry plans what comes after a failed attempt, whoever called it failed.
 func (l *lane) retry(o *outgoing, r delivery.Result) {
 	o.deadline = time.Time{}
 	l.streak = 0
 	n := o.failures()
 	wait := delivery.Backoff(l.webhook.Retry, n, r.RetryAfter, rand.Float64())
-	if r.Verdict != delivery.Gone && r.Verdict != delivery.Looped && l.exhausted(o, r.At) {
+	if aboutRecords(r) && l.exhausted(o, r.At) {
 		switch l.webhook.OnExhausted {
 		case webhooks.OnExhaustedSkip:
 			l.skip(o)
@@ -55,6 +53,14 @@ func (l *lane) retry(o *outgoing, r delivery.Result) {
 		"topic", l.tenure.topic, "partition", l.tenure.partition, "delivery_id", o.id,
 		"first_offset", o.book.First(), "last_offset", o.book.Last(), "attempt", o.book.Attempts(),
 		"code", o.code, "status", o.status, "next_attempt_in", wait)
+}
+
+// aboutRecords tells whether a failure may be owed to the records of its delivery. That
+// the receiver has gone, was ourselves, or may not be dialled by the policy of the
+// deployment, is not: nobody has seen them, and they are kept however many attempts
+// there were.
+func aboutRecords(r delivery.Result) bool {
+	return r.Verdict != delivery.Gone && r.Verdict != delivery.Looped && r.Code != delivery.CodeAddressDenied
 }
 
 // levelOfAttempt keeps a sick receiver from flooding the log: the 1st, 2nd, 4th,

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -202,10 +203,13 @@ func (m *Manager) move(ctx context.Context, w webhooks.Webhook, targets map[topi
 	for {
 		err := m.moveRound(ctx, id, w, left, told)
 		if err == nil && len(left) > 0 {
-			err = m.moveUnheld(ctx, w.GroupID, left)
+			err = m.moveUnheld(ctx, w, left)
 		}
 		if err == nil && len(left) == 0 {
 			return nil
+		}
+		if errors.Is(err, webhooks.ErrNotFound) {
+			return err // deleted meanwhile
 		}
 		select {
 		case <-time.After(seekPause):
@@ -253,8 +257,21 @@ func (m *Manager) moveRound(ctx context.Context, id string, w webhooks.Webhook, 
 	return failed[len(others)]
 }
 
-// moveUnheld moves what is left if nobody is in the group.
-func (m *Manager) moveUnheld(ctx context.Context, group string, left map[topicPartition]int64) error {
+// moveUnheld moves what is left if nobody is in the group and the webhook is still
+// there: it may be deleted meanwhile, and its group be another's.
+func (m *Manager) moveUnheld(ctx context.Context, w webhooks.Webhook, left map[topicPartition]int64) error {
+	group := w.GroupID
+	unlock, err := m.groupLocks.lock(ctx, group)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := m.registry.Confirm(ctx); err != nil {
+		return err
+	}
+	if e, err := m.registry.Get(w.Tenant, w.ID); err != nil || !e.Webhook.CreatedAt.Equal(w.CreatedAt) {
+		return cmp.Or(err, webhooks.ErrNotFound)
+	}
 	if err := m.cluster.empty(ctx, group); err != nil {
 		return err // owners are changing
 	}

@@ -131,19 +131,6 @@ func (r *Registry) SetState(ctx context.Context, tenant, id string, s State, rea
 	return done.entry, done.err
 }
 
-// Delete removes for good what there is of a webhook, also one that cannot be read:
-// the webhook, or the Deletion that BeginDelete has left. Errors are ErrNotFound,
-// ErrNotLeader, ErrUnavailable and ctx's own.
-func (r *Registry) Delete(ctx context.Context, tenant, id string) error {
-	done := r.change(ctx, key(tenant, id), func(_ Entry, err error) (verdict, error) {
-		if errors.Is(err, ErrNotFound) && !errors.Is(err, ErrDeleting) {
-			return verdict{}, err
-		}
-		return verdict{write: true, remove: true}, nil
-	})
-	return done.err
-}
-
 // now is the time as the API tells it, in milliseconds, so that what is stored
 // and what is read back are equal.
 func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }

@@ -89,6 +89,29 @@ func (r *Registry) BeginDelete(ctx context.Context, tenant, id string, offsets b
 	return *done.deletion, nil
 }
 
+// Delete removes for good what there is of a webhook, also one that cannot be read:
+// the webhook, or the Deletion that BeginDelete has left. With a revision other than
+// AnyRevision only the Deletion of that revision: if it is not there any more that is
+// ErrNotFound, and ErrPrecondition if more was asked of it since. Other errors are
+// ErrNotFound, ErrNotLeader, ErrUnavailable and ctx's own.
+func (r *Registry) Delete(ctx context.Context, tenant, id string, revision int64) error {
+	done := r.change(ctx, key(tenant, id), func(_ Entry, err error) (verdict, error) {
+		switch deleting := errors.Is(err, ErrDeleting); {
+		case errors.Is(err, ErrNotFound) && !deleting:
+			return verdict{}, err
+		case revision == AnyRevision:
+		case !deleting:
+			return verdict{}, fmt.Errorf("%w: another webhook is in its place", ErrNotFound)
+		default:
+			if d, _ := r.Deletion(tenant, id); d.Revision != revision {
+				return verdict{}, ErrPrecondition
+			}
+		}
+		return verdict{write: true, remove: true}, nil
+	})
+	return done.err
+}
+
 // groupAside is the group of a webhook that cannot be read, "" if it is not known.
 func (r *Registry) groupAside(recordKey string) string {
 	r.mu.RLock()

@@ -54,7 +54,7 @@ func TestADeletionUnderWayIsRememberedUntilItIsAtItsEnd(t *testing.T) {
 		t.Errorf("SetState: %v, want ErrNotFound", err)
 	}
 
-	if err := second.Delete(t.Context(), DefaultTenant, "a"); err != nil {
+	if err := second.Delete(t.Context(), DefaultTenant, "a", AnyRevision); err != nil {
 		t.Fatal(err)
 	}
 	if _, ok := second.Deletion(DefaultTenant, "a"); ok || len(second.Deletions()) != 0 {
@@ -64,6 +64,35 @@ func TestADeletionUnderWayIsRememberedUntilItIsAtItsEnd(t *testing.T) {
 		t.Errorf("BeginDelete at last: %v, want ErrNotFound", err)
 	}
 	create(t, second, hook("a")) // and its group is free again
+}
+
+// Who works a deletion off ends that one, not what has come in its place meanwhile.
+func TestADeletionEndsAsItWasAskedForLast(t *testing.T) {
+	r := start(t, newMemory().open(), nil)
+	create(t, r, hook("a"))
+	begin := func(offsets bool) Deletion {
+		d, err := r.BeginDelete(t.Context(), DefaultTenant, "a", offsets)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	d := begin(false)
+	more := begin(true)
+	if err := r.Delete(t.Context(), DefaultTenant, "a", d.Revision); !errors.Is(err, ErrPrecondition) {
+		t.Errorf("ending it without the offsets that shall go since: %v, want ErrPrecondition", err)
+	}
+	if err := r.Delete(t.Context(), DefaultTenant, "a", more.Revision); err != nil {
+		t.Errorf("ending it: %v", err)
+	}
+	if err := r.Delete(t.Context(), DefaultTenant, "a", more.Revision); !errors.Is(err, ErrNotFound) {
+		t.Errorf("ending it again: %v, want ErrNotFound", err)
+	}
+	create(t, r, hook("a"))
+	if err := r.Delete(t.Context(), DefaultTenant, "a", more.Revision); !errors.Is(err, ErrNotFound) {
+		t.Errorf("ending it when there is another webhook: %v, want ErrNotFound", err)
+	}
+	get(t, r, "a")
 }
 
 // The members of a webhook that this build cannot read may be run by another one.

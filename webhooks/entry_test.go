@@ -72,7 +72,7 @@ func TestAnEntryThatCannotBeReadIsKeptAsideAndNeverOverwritten(t *testing.T) {
 				t.Errorf("%d are listed, want none", n)
 			}
 			create(t, r, hook("c")) // the others work
-			if err := r.Delete(t.Context(), DefaultTenant, "a"); err != nil {
+			if err := r.Delete(t.Context(), DefaultTenant, "a", AnyRevision); err != nil {
 				t.Errorf("Delete: %v", err)
 			}
 			create(t, r, w)

@@ -33,7 +33,7 @@ func TestWhoDoesNotLeadChangesNothing(t *testing.T) {
 	if err := leader.resign(); err != nil {
 		t.Errorf("Lead ended with %v, want nil", err)
 	}
-	if err := leader.Delete(t.Context(), DefaultTenant, "a"); !errors.Is(err, ErrNotLeader) {
+	if err := leader.Delete(t.Context(), DefaultTenant, "a", AnyRevision); !errors.Is(err, ErrNotLeader) {
 		t.Errorf("Delete by one that has resigned: %v, want ErrNotLeader", err)
 	}
 	follower.lead()
@@ -328,7 +328,7 @@ func (c *contest) play(a *attempt, p *process, seen Webhook) {
 			c.t.Errorf("attempt %s: the same at the same revision was a change", a.tag)
 		}
 	case "delete":
-		a.err = p.Delete(c.t.Context(), DefaultTenant, a.id)
+		a.err = p.Delete(c.t.Context(), DefaultTenant, a.id, AnyRevision)
 	}
 }
 

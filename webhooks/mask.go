@@ -51,6 +51,13 @@ func (w *Webhook) unmask(old Webhook) error {
 	return c.err()
 }
 
+// CheckMasks is a *ValidationError for a webhook that is new and has masks: there is
+// nothing that they could stand for.
+func (w *Webhook) CheckMasks() error {
+	c := w.Clone()
+	return c.unmask(Webhook{})
+}
+
 // headerOf finds a request header, in whatever case its name is.
 func headerOf(w Webhook, name string) (value string, ok bool) {
 	for other, value := range w.Request.Headers {

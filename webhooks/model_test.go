@@ -229,7 +229,7 @@ func (m *model) delete(rt *rapid.T) {
 		decided = ErrNotFound
 	}
 	isWritten, want := m.play(i, decided, exists || going)
-	expect(rt, "Delete", m.processes[i].Delete(context.Background(), DefaultTenant, id), want)
+	expect(rt, "Delete", m.processes[i].Delete(context.Background(), DefaultTenant, id, AnyRevision), want)
 	if isWritten {
 		delete(m.entries, id)
 		delete(m.deletions, id)

@@ -136,7 +136,7 @@ func TestCreateRefuses(t *testing.T) {
 	if _, err := r.Create(t.Context(), b, nil); pointers(t, err) == nil {
 		t.Error("an invalid webhook was created")
 	}
-	if err := r.Delete(t.Context(), DefaultTenant, "a"); err != nil {
+	if err := r.Delete(t.Context(), DefaultTenant, "a", AnyRevision); err != nil {
 		t.Fatal(err)
 	}
 	create(t, r, hook("a")) // and its group is free again
@@ -227,7 +227,7 @@ func TestUnknownIDsAreNotFound(t *testing.T) {
 	if _, err := r.SetState(t.Context(), DefaultTenant, "b", Paused, nil); !errors.Is(err, ErrNotFound) {
 		t.Errorf("SetState: %v, want ErrNotFound", err)
 	}
-	if err := r.Delete(t.Context(), DefaultTenant, "b"); !errors.Is(err, ErrNotFound) {
+	if err := r.Delete(t.Context(), DefaultTenant, "b", AnyRevision); !errors.Is(err, ErrNotFound) {
 		t.Errorf("Delete: %v, want ErrNotFound", err)
 	}
 	if _, err := r.SetState(t.Context(), DefaultTenant, "a", Failed, nil); err == nil {
@@ -305,7 +305,7 @@ func TestAFencedRegistryReadsOn(t *testing.T) {
 	if _, err := first.Create(t.Context(), hook("b"), nil); !errors.Is(err, ErrNotLeader) || errors.Is(err, ErrUnavailable) {
 		t.Errorf("Create by the first: %v, want ErrNotLeader", err)
 	}
-	if err := first.Delete(t.Context(), DefaultTenant, "a"); !errors.Is(err, ErrNotLeader) {
+	if err := first.Delete(t.Context(), DefaultTenant, "a", AnyRevision); !errors.Is(err, ErrNotLeader) {
 		t.Errorf("Delete by the first: %v, want ErrNotLeader", err)
 	}
 	if err := first.resign(); !errors.Is(err, ErrFenced) {
@@ -407,7 +407,7 @@ func TestWatchTellsOfChangesManyAsOne(t *testing.T) {
 		t.Error("told twice of changes that nobody had waited for")
 	default:
 	}
-	if err := r.Delete(t.Context(), DefaultTenant, "a"); err != nil {
+	if err := r.Delete(t.Context(), DefaultTenant, "a", AnyRevision); err != nil {
 		t.Fatal(err)
 	}
 	<-changed
