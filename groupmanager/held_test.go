@@ -209,11 +209,18 @@ func TestADrainOfOnePartitionDoesNotHoldUpTheOthers(t *testing.T) {
 func TestACommitIsNoLeaseForAMemberThatDoesNotPoll(t *testing.T) {
 	now := time.Now()
 	m := &member{session: 6 * time.Second, maxPoll: 10 * time.Second}
+	m.draining.Store(true)
 	m.proven(now)
 	if m.lease.holds(now) {
 		t.Error("a commit gave a lease to a member that has never polled")
 	}
+	m.draining.Store(false)
 	m.poll(now)
+	m.proven(now)
+	if m.lease.holds(now) {
+		t.Error("a commit gave a lease to a member whose poll loop does not wait for a drain")
+	}
+	m.draining.Store(true)
 	for after, want := range map[time.Duration]time.Duration{0: 6 * time.Second, 9 * time.Second: 10 * time.Second} {
 		m.lease = lease{}
 		m.proven(now.Add(after))

@@ -131,8 +131,14 @@ func (m *member) heard(text string) {
 }
 
 // proven renews the lease after a commit that was made at that time and taken by the
-// coordinator, but not for longer than the client stays in the group without a poll.
+// coordinator, but not for longer than the client stays in the group without a poll,
+// and only while the poll loop waits for a drain. One that stands still for another
+// reason has to let its lease end, and soon: as long as its partitions are read, the
+// client takes that for polls and does not leave.
 func (m *member) proven(at time.Time) {
+	if !m.draining.Load() {
+		return
+	}
 	until := at.Add(m.session)
 	if leaves := m.leaves.Load(); leaves == nil {
 		return
@@ -144,6 +150,8 @@ func (m *member) proven(at time.Time) {
 
 // ended waits until a partition has, and keeps the lease up for the others meanwhile.
 func (m *member) ended(p *partition) {
+	m.draining.Store(true)
+	defer m.draining.Store(false)
 	tick := time.NewTicker(max(minStatistics, m.session/statisticsPart))
 	defer tick.Stop()
 	for {

@@ -78,13 +78,14 @@ type member struct {
 	maxPoll   time.Duration // between two polls, or the client leaves the group
 	logger    *slog.Logger
 
-	lease   lease
-	leaves  atomic.Pointer[time.Time] // when the client leaves the group by itself, unless it is polled before
-	current atomic.Int32              // the group's generation; -1 before the first join
-	faults  faults                    // of partitions, on their way to run
-	orders  chan order                // seeks, on their way to run
-	outgrew atomic.Bool               // an ack has come that this generation cannot tell the age of
-	done    chan struct{}
+	lease    lease
+	draining atomic.Bool               // run waits for a partition to end
+	leaves   atomic.Pointer[time.Time] // when the client leaves the group by itself, unless it is polled before
+	current  atomic.Int32              // the group's generation; -1 before the first join
+	faults   faults                    // of partitions, on their way to run
+	orders   chan order                // seeks, on their way to run
+	outgrew  atomic.Bool               // an ack has come that this generation cannot tell the age of
+	done     chan struct{}
 
 	// Owned by run; the rebalance callback runs inside its Poll, or inside Close.
 	fatal   error

@@ -2,7 +2,9 @@ package gatewaytest
 
 import (
 	"bytes"
-	"encoding/json"
+	"regexp"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -35,27 +37,30 @@ func (h *holdings) read(line []byte) {
 	if !bytes.Contains(line, []byte(saysAssigned)) && !bytes.Contains(line, []byte(saysGivenUp)) {
 		return
 	}
-	var said struct {
-		Time      time.Time
-		Msg       string
-		Topic     string
-		Partition int32
+	said := map[string]string{}
+	for _, pair := range logPair.FindAllSubmatch(line, -1) {
+		said[string(pair[1])] = strings.Trim(string(pair[2]), `"`)
 	}
-	if err := json.Unmarshal(line, &said); err != nil {
+	when, err := time.Parse(time.RFC3339Nano, said["time"])
+	id, bad := strconv.ParseInt(said["partition"], 10, 32)
+	if err != nil || bad != nil {
 		return // not a line of the log
 	}
-	at := Partition{said.Topic, said.Partition}
-	switch said.Msg {
+	at := Partition{said["topic"], int32(id)}
+	switch said["msg"] {
 	case saysAssigned:
-		h.all = append(h.all, Holding{Partition: at, From: said.Time})
+		h.all = append(h.all, Holding{Partition: at, From: when})
 	case saysGivenUp:
 		for i := range h.all {
 			if h.all[i].Partition == at && h.all[i].To.IsZero() {
-				h.all[i].To = said.Time
+				h.all[i].To = when
 			}
 		}
 	}
 }
+
+// logPair is a name and its value as slog's text form writes them.
+var logPair = regexp.MustCompile(`(\w+)=("(?:[^"\\]|\\.)*"|\S*)`)
 
 // Holdings are the times in which the gateway held partitions, of any webhook, as
 // its log tells.

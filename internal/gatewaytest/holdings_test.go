@@ -11,10 +11,10 @@ func TestHoldingsComeFromTheLog(t *testing.T) {
 	at := func(second int) time.Time { return time.Date(2026, 9, 22, 10, 0, second, 0, time.UTC) }
 	var h holdings
 	for _, part := range []string{
-		`{"time":"2026-09-22T10:00:01Z","msg":"partition assigned","topic":"orders","partition":0}` + "\n" + `{"time":"2026-09-22T10:`,
-		`00:02Z","msg":"partition assigned","topic":"orders","partition":1}` + "\nnot of the log: partition assigned\n",
-		`{"time":"2026-09-22T10:00:03Z","msg":"partition given up","topic":"orders","partition":0}` + "\n",
-		`{"time":"2026-09-22T10:00:04Z","msg":"partition assigned","topic":"orders","partition":0}` + "\n" + `{"time":"2026`,
+		"time=2026-09-22T10:00:01.000Z level=INFO msg=\"partition assigned\" webhook=w topic=orders partition=0 generation=1\ntime=2026-09-22T10:",
+		"00:02.000Z level=INFO msg=\"partition assigned\" webhook=w topic=orders partition=1\nnot of the log: partition assigned\n",
+		"time=2026-09-22T10:00:03.000Z level=INFO msg=\"partition given up\" topic=orders partition=0 lost=false\n",
+		"time=2026-09-22T10:00:04.000Z level=INFO msg=\"partition assigned\" topic=orders partition=0\ntime=2026",
 	} {
 		h.write([]byte(part))
 	}
