@@ -287,21 +287,16 @@ func (m *Manager) resume(ctx context.Context, in webhookTarget) (change, error) 
 // has changed since, the next answer tells. Other replicas stop with what they read
 // in the registry, at the latest.
 func (m *Manager) disable(ctx context.Context, in disableRequest) (change, error) {
-	if err := m.registry.Confirm(ctx); err != nil {
-		return change{}, err
-	}
-	e, err := m.registry.Get(in.Tenant, in.ID)
-	if err != nil {
-		return change{}, err
-	}
-	if e.Revision != in.Revision {
-		return change{Revision: e.Revision, entry: e}, nil
-	}
 	state, reason := webhooks.Disabled, "gone"
 	if in.Looped {
 		state, reason = webhooks.Paused, "loop_detected"
 	}
-	if e, err = m.registry.SetState(ctx, in.Tenant, in.ID, state, &reason); err != nil {
+	e, err := m.registry.SetStateOf(ctx, in.Tenant, in.ID, in.Revision, state, &reason)
+	if errors.Is(err, webhooks.ErrPrecondition) {
+		e, err = m.registry.Get(in.Tenant, in.ID)
+		return change{Revision: e.Revision, entry: e}, err
+	}
+	if err != nil {
 		return change{}, err
 	}
 	confirming, cancel := context.WithTimeout(ctx, goneConfirm)

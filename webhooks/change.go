@@ -113,12 +113,21 @@ func (r *Registry) Replace(ctx context.Context, w Webhook, ifMatch *int64) (e En
 // reason; what is so already is not changed. Errors are ErrNotFound,
 // ErrUnreadable, ErrNotLeader, ErrUnavailable and ctx's own.
 func (r *Registry) SetState(ctx context.Context, tenant, id string, s State, reason *string) (Entry, error) {
+	return r.SetStateOf(ctx, tenant, id, AnyRevision, s, reason)
+}
+
+// SetStateOf is SetState for a webhook as it stands at a revision: if it has changed
+// since, nothing is, and the error is ErrPrecondition.
+func (r *Registry) SetStateOf(ctx context.Context, tenant, id string, revision int64, s State, reason *string) (Entry, error) {
 	if s != Active && s != Paused && s != Disabled {
 		return Entry{}, fmt.Errorf("state %q is never stored", s)
 	}
 	done := r.change(ctx, key(tenant, id), func(current Entry, err error) (verdict, error) {
 		if err != nil {
 			return verdict{}, err
+		}
+		if revision != AnyRevision && revision != current.Revision {
+			return verdict{}, ErrPrecondition
 		}
 		w := current.Webhook
 		if w.State == s && equalPointers(w.StateReason, reason) {

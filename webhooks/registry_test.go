@@ -170,6 +170,30 @@ func TestReplaceKeepsWhatIsNotTheOwners(t *testing.T) {
 	}
 }
 
+// A receiver's 410 is about the webhook as it was sent to: one that its owner has
+// changed in the meantime, in whatever way, goes on.
+func TestAStateForARevisionThatHasGoneIsRefused(t *testing.T) {
+	r := start(t, newMemory().open(), nil)
+	created := create(t, r, hook("a"))
+	reason := "gone"
+	changed := hook("a")
+	changed.URL = "https://elsewhere.example.com/"
+	now, _, err := r.Replace(t.Context(), changed, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.SetStateOf(t.Context(), DefaultTenant, "a", created.Revision, Disabled, &reason); !errors.Is(err, ErrPrecondition) {
+		t.Errorf("for the revision before: %v, want ErrPrecondition", err)
+	}
+	if diff := cmp.Diff(now, get(t, r, "a")); diff != "" {
+		t.Errorf("the webhook changed (-want +got):\n%s", diff)
+	}
+	e, err := r.SetStateOf(t.Context(), DefaultTenant, "a", now.Revision, Disabled, &reason)
+	if err != nil || e.Webhook.State != Disabled {
+		t.Errorf("for the revision that stands: %s, %v", e.Webhook.State, err)
+	}
+}
+
 func TestTheSameContentAgainChangesNothing(t *testing.T) {
 	log := newMemory()
 	r := start(t, log.open(), nil)
