@@ -17,7 +17,7 @@ func longSession(c *gatewaytest.Config) {
 }
 
 // clusterPatience bounds what a cluster takes to be whole again.
-const clusterPatience = 2 * time.Minute
+const clusterPatience = 4 * time.Minute
 
 // mend starts a node again and waits until the cluster is whole.
 func mend(t *testing.T, c *kafkanode.Cluster, node *kafkanode.Node) {
