@@ -21,6 +21,7 @@ type instruments struct {
 	delivered  metric.Int64Counter
 	skippedN   metric.Int64Counter
 	dead       metric.Int64Counter
+	held       metric.Int64Counter
 	rebalances metric.Int64Counter
 	commits    metric.Float64Histogram
 
@@ -40,6 +41,7 @@ func newInstruments(meter metric.Meter, webhook string) (*instruments, error) {
 		delivered:  b.counter(telemetry.RecordsDelivered, telemetry.UnitRecords, "Records acked by receivers."),
 		skippedN:   b.counter(telemetry.RecordsSkipped, telemetry.UnitRecords, "Records given up by a policy the user set."),
 		dead:       b.counter(telemetry.DeadLetterRecords, telemetry.UnitRecords, "Records written to dead letter topics."),
+		held:       b.counter(telemetry.ExhaustionHeld, telemetry.UnitRecords, "Records whose attempts are used up, held because more was given up than the budget allows."),
 		rebalances: b.counter(telemetry.Rebalances, telemetry.UnitRebalances, "Assignments, revocations and losses of partitions."),
 		commits:    b.seconds(telemetry.CommitDuration, "Time a commit took at the broker."),
 		webhook:    attribute.String(telemetry.AttrWebhook, webhook),
@@ -100,6 +102,8 @@ func (i *instruments) passedOver(n int64) {
 func (i *instruments) deadLettered(n int) {
 	i.dead.Add(context.Background(), int64(n), i.ofWebhook)
 }
+
+func (i *instruments) heldBack(n int) { i.held.Add(context.Background(), int64(n), i.ofWebhook) }
 
 func (i *instruments) expired() {
 	i.attempts.Add(context.Background(), 1, metric.WithAttributes(i.webhook, attribute.String(telemetry.AttrOutcome, codeAckTimeout)))

@@ -66,6 +66,8 @@ type lane struct {
 	inFlight int
 	limit    int // records per delivery now; below batch.max_records after a 413
 	streak   int // successes since the limit was set
+	bisector bisector
+	governor governor
 
 	senders  *senders
 	last     *AttemptError
@@ -87,16 +89,19 @@ type outgoing struct {
 	due      time.Time // of the next attempt
 	answered time.Time // when the response of a leased delivery was read
 	deadline time.Time // of the lease, or asked for by an extend before the response
-	cuts     int       // attempts that were too large and have led to a cut: none of them has failed
+	cuts     int       // attempts that have led to a cut: none of them counts as failed
 	blocked  bool      // exhausted, and going on at the longest backoff
+	held     bool      // blocked because the governor does not let it be given up
 	exhaust  bool      // its next step is the dead letter topic
 	givenUp  int       // records skipped or dead-lettered
 	code     string    // of the last failure
 	status   int
+	suspicion
 }
 
 func newLane(cfg *laneConfig, t *tenure, s *senders) *lane {
-	return &lane{laneConfig: cfg, tenure: t, ledger: acker.NewLedger(), limit: cfg.webhook.Batch.MaxRecords, senders: s}
+	most := cfg.webhook.Batch.MaxRecords
+	return &lane{laneConfig: cfg, tenure: t, ledger: acker.NewLedger(), limit: most, bisector: newBisector(most), senders: s}
 }
 
 // ordered tells whether a delivery has to wait for the one before it.
@@ -319,12 +324,6 @@ func (o *outgoing) first() int {
 
 // failures counts the attempts that retry.max_attempts counts, the last one included.
 func (o *outgoing) failures() int { return o.book.Attempts() - o.cuts }
-
-// giveUp counts what is open of o as given up, and returns how many records that is.
-func (o *outgoing) giveUp() int {
-	o.givenUp = o.book.Records()
-	return o.givenUp
-}
 
 func (o *outgoing) free() {
 	if o.msg != nil {

@@ -31,7 +31,7 @@ func (l *lane) settle() {
 		if o.inFlight || o.book.State() != acker.Settled {
 			return false
 		}
-		l.metrics.deliveredRecords(o.batch.Len() - o.givenUp)
+		l.delivered(o.batch.Len() - o.givenUp)
 		o.free()
 		return true
 	})

@@ -9,7 +9,6 @@ import (
 
 	"github.com/kpush/kpush/acker"
 	"github.com/kpush/kpush/internal/records"
-	"github.com/kpush/kpush/webhooks"
 	"github.com/kpush/kpush/webhooks/delivery"
 )
 
@@ -34,18 +33,16 @@ func (l *lane) failed(o *outgoing, r delivery.Result) {
 func (l *lane) retry(o *outgoing, r delivery.Result) {
 	o.deadline = time.Time{}
 	l.streak = 0
+	exhausted := aboutRecords(r) && l.exhausted(o, r.At)
+	if l.bisect(o, r, exhausted) {
+		return
+	}
 	n := o.failures()
 	wait := delivery.Backoff(l.webhook.Retry, n, r.RetryAfter, rand.Float64())
-	if aboutRecords(r) && l.exhausted(o, r.At) {
-		switch l.webhook.OnExhausted {
-		case webhooks.OnExhaustedSkip:
-			l.skip(o)
+	if exhausted {
+		var over bool
+		if wait, over = l.exhaust(o, r); over {
 			return
-		case webhooks.OnExhaustedDeadLetter:
-			o.exhaust, wait = true, 0
-		default:
-			o.blocked = true
-			wait = time.Duration(l.webhook.Retry.MaxBackoffMs) * time.Millisecond
 		}
 	}
 	o.due = r.At.Add(wait)
@@ -72,67 +69,66 @@ func levelOfAttempt(n int) slog.Level {
 	return slog.LevelDebug
 }
 
-func (l *lane) exhausted(o *outgoing, now time.Time) bool {
-	r := l.webhook.Retry
-	return r.MaxAttempts > 0 && o.failures() >= r.MaxAttempts ||
-		r.MaxAgeMs > 0 && now.Sub(o.book.FirstAttempt()) >= time.Duration(r.MaxAgeMs)*time.Millisecond
-}
-
-// skip settles records that the webhook's policy gives up; each is logged and counted.
-func (l *lane) skip(o *outgoing) {
-	for i := range o.batch.Records {
-		if off := o.batch.Records[i].Offset; off >= o.book.First() && off <= o.book.Last() {
-			l.logger.Error("record skipped after its attempts were exhausted", "topic", l.tenure.topic,
-				"partition", l.tenure.partition, "offset", off, "attempts", o.book.Attempts(), "code", o.code, "status", o.status)
-		}
-	}
-	l.metrics.skipped(o.giveUp())
-	l.ledger.Settle(o.book)
-}
-
-func (l *lane) deadLettered(o *outgoing, err error) {
-	if o.book.State() == acker.Settled { // acked while it was being written
-		return
-	}
-	if err != nil {
-		wait := delivery.Backoff(l.webhook.Retry, o.failures(), 0, rand.Float64())
-		o.due = time.Now().Add(wait)
-		l.logger.Error("dead letters could not be written; the partition is held", "topic", l.tenure.topic,
-			"partition", l.tenure.partition, "dead_letter_topic", *l.webhook.DeadLetter.Topic,
-			"first_offset", o.book.First(), "error", err, "next_attempt_in", wait)
-		l.last = &AttemptError{Code: "dead_letter_failed", At: time.Now()}
-		return
-	}
-	l.logger.Warn("records written to the dead letter topic", "topic", l.tenure.topic, "partition", l.tenure.partition,
-		"dead_letter_topic", *l.webhook.DeadLetter.Topic, "first_offset", o.book.First(), "last_offset", o.book.Last())
-	l.metrics.deadLettered(o.giveUp())
-	l.ledger.Settle(o.book)
-}
-
 // halve cuts a delivery that was too large for the receiver; its halves go at
 // once, and the next deliveries of this partition are not larger than they. It was no
 // failed attempt: a record that comes out of many cuts has all its attempts before it.
 func (l *lane) halve(o *outgoing, r delivery.Result) {
 	l.ledger.Fail(o.book)
-	o.cuts++
 	n := o.book.Records()
 	l.limit, l.streak = max(1, n/2), 0
-	if o.book != l.ledger.Head() && l.ledger.Full() {
-		// Two halves could not be told apart in a commit's metadata, whatever is
-		// acked first. It goes again as it is, until there is room or it is the head.
+	if !l.divisible(o) {
+		o.cuts++
 		o.due = r.At.Add(delivery.Backoff(l.webhook.Retry, o.book.Attempts(), 0, rand.Float64()))
 		return
 	}
+	l.divide(o)
+	l.logger.Info("delivery was too large for the receiver, cut in half", "topic", l.tenure.topic,
+		"partition", l.tenure.partition, "first_offset", o.book.First(), "records", n, "status", r.Status)
+}
+
+// divisible tells whether the books have room for two halves of a delivery. If not, they
+// could not be told apart in a commit's metadata, whatever is acked first: then it goes
+// again as it is, until there is room or it is the head.
+func (l *lane) divisible(o *outgoing) bool { return o.book == l.ledger.Head() || !l.ledger.Full() }
+
+// divide makes two deliveries of one, whose attempt does not count as a failed one.
+func (l *lane) divide(o *outgoing) *outgoing {
+	o.cuts++
+	n := o.book.Records()
 	cut := o.first() + n/2
 	tail := l.ledger.Split(o.book, n/2)
 	rest := records.Get()
 	o.batch.CopyTo(rest, cut, o.batch.Len())
 	o.batch.Truncate(cut)
 	o.stale = true
-	at := slices.Index(l.open, o)
-	l.open = slices.Insert(l.open, at+1, &outgoing{book: tail, batch: rest, cuts: o.cuts})
-	l.logger.Info("delivery was too large for the receiver, cut in half", "topic", l.tenure.topic,
-		"partition", l.tenure.partition, "first_offset", o.book.First(), "records", n, "status", r.Status)
+	half := &outgoing{book: tail, batch: rest, cuts: o.cuts, suspicion: o.suspicion}
+	l.open = slices.Insert(l.open, slices.Index(l.open, o)+1, half)
+	return half
+}
+
+// bisect cuts a delivery if its failure may be owed to one of its records, so that its
+// neighbours pass; see bisector. What is still to be cut is not given up yet: the
+// failures that led here do not count for what comes out.
+func (l *lane) bisect(o *outgoing, r delivery.Result, exhausted bool) bool {
+	if o.book.State() != acker.Waiting || !l.divisible(o) {
+		return false
+	}
+	n := o.book.Records()
+	cut, atOnce := l.bisector.cut(&o.suspicion, n, blameOf(r), exhausted)
+	if !cut {
+		return false
+	}
+	o.cuts += o.blames - 1 // the last is divide's
+	o.suspicion = o.half()
+	half := l.divide(o)
+	o.due = time.Time{}
+	if !atOnce {
+		o.due = r.At.Add(delivery.Backoff(l.webhook.Retry, o.book.Attempts(), 0, rand.Float64()))
+	}
+	half.due = o.due
+	l.logger.Info("delivery failed and was cut in half to find the record", "topic", l.tenure.topic,
+		"partition", l.tenure.partition, "first_offset", o.book.First(), "records", n, "code", r.Code, "status", r.Status)
+	return true
 }
 
 // grow lets deliveries become larger again after a 413.

@@ -16,6 +16,7 @@ const Scope = "github.com/kpush/kpush"
 //	kpush.records.delivered    counter          {record}   webhook
 //	kpush.records.skipped      counter          {record}   webhook, reason
 //	kpush.dead_letter.records  counter          {record}   webhook
+//	kpush.exhaustion.held      counter          {record}   webhook
 //	kpush.acks                 counter          {ack}      result
 //	kpush.offsets.moved        counter          {partition} webhook
 //	kpush.consumer.lag         gauge            {record}   webhook, topic, partition
@@ -36,6 +37,7 @@ const (
 	RecordsDelivered  = "kpush.records.delivered"
 	RecordsSkipped    = "kpush.records.skipped"
 	DeadLetterRecords = "kpush.dead_letter.records"
+	ExhaustionHeld    = "kpush.exhaustion.held"
 	Acks              = "kpush.acks"
 	OffsetsMoved      = "kpush.offsets.moved"
 	ConsumerLag       = "kpush.consumer.lag"
@@ -50,7 +52,7 @@ const (
 func Names() []string {
 	return []string{
 		DeliveryAttempts, DeliveryDuration, DeliveryBatchSize, DeliveryInFlight, RecordsDelivered, RecordsSkipped,
-		DeadLetterRecords, Acks, OffsetsMoved, ConsumerLag, ConsumerLagTime, Rebalances, CommitDuration, Webhooks, BuildInfo,
+		DeadLetterRecords, ExhaustionHeld, Acks, OffsetsMoved, ConsumerLag, ConsumerLagTime, Rebalances, CommitDuration, Webhooks, BuildInfo,
 	}
 }
 

@@ -322,7 +322,7 @@ type AckResults struct {
 type AttemptError struct {
 	At time.Time `json:"at"`
 
-	// Code A stable word. `http_` and a status; `redirect_not_followed`; `ack_timeout`, `ack_malformed`, `nacked`; of answers
+	// Code A stable word. `http_` and a status; `redirect_not_followed`; `ack_timeout`, `ack_malformed`, `nacked`; `exhaustion_held`; of answers
 	// `response_malformed`, `response_truncated`, `response_too_large`; of connections `dns_error`, `connect_refused`,
 	// `connect_timeout`, `connect_failed`, `tls_error`, `timeout`, `connection_reset`; `loop_detected`; and `address_denied` for a
 	// target that the installation's policy does not allow, to which nothing was sent.
@@ -388,7 +388,8 @@ type Partition struct {
 	Partition int32   `json:"partition"`
 
 	// State `waiting_lifecycle`: nothing is delivered until the receiver has answered that the partition was assigned.
-	// `blocked`: the attempts are used up and go on at `max_backoff_ms`. `unassigned`: nobody holds the partition.
+	// `blocked`: the attempts are used up and go on at `max_backoff_ms`; with `last_error.code` `exhaustion_held`
+	// because more was given up than the budget of `on_exhausted` allows. `unassigned`: nobody holds the partition.
 	State PartitionState `json:"state"`
 
 	// Topic Examples: orders
@@ -396,7 +397,8 @@ type Partition struct {
 }
 
 // PartitionState `waiting_lifecycle`: nothing is delivered until the receiver has answered that the partition was assigned.
-// `blocked`: the attempts are used up and go on at `max_backoff_ms`. `unassigned`: nobody holds the partition.
+// `blocked`: the attempts are used up and go on at `max_backoff_ms`; with `last_error.code` `exhaustion_held`
+// because more was given up than the budget of `on_exhausted` allows. `unassigned`: nobody holds the partition.
 type PartitionState string
 
 // PartitionList defines model for PartitionList.
