@@ -14,11 +14,12 @@ type State uint8
 
 // The states of a delivery.
 const (
-	Waiting State = iota // no request under way: new, or failed and to be sent again
-	Sent                 // a request is under way
-	Leased               // the receiver has it and will ack it later
-	Nacked               // the receiver wants it again; stands until the next attempt is sent
-	Settled              // acked, dead-lettered or skipped
+	Waiting  State = iota // no request under way: new, or failed and to be sent again
+	Sent                  // a request is under way
+	Leased                // the receiver has it and will ack it later
+	Nacked                // the receiver wants it again; stands until the next attempt is sent
+	Rejected              // the receiver does not take it; stands until the next attempt is sent
+	Settled               // acked, dead-lettered or skipped
 )
 
 // String returns the state in lower case, for logs.
@@ -32,6 +33,8 @@ func (s State) String() string {
 		return "leased"
 	case Nacked:
 		return "nacked"
+	case Rejected:
+		return "rejected"
 	case Settled:
 		return "settled"
 	}

@@ -9,16 +9,18 @@
 //
 // # The life of a delivery
 //
-//	state     Send     Lease     Fail      nack
-//	Waiting   Sent     moot      moot      Nacked
-//	Sent      -        Leased    Waiting   Nacked
-//	Leased    -        moot      Waiting   Nacked
-//	Nacked    Sent     moot      moot      repeat
+//	state     Send     Lease     Fail      nack      reject
+//	Waiting   Sent     moot      moot      Nacked    Rejected
+//	Sent      -        Leased    Waiting   Nacked    Rejected
+//	Leased    -        moot      Waiting   Nacked    Rejected
+//	Nacked    Sent     moot      moot      repeat    conflict
+//	Rejected  Sent     moot      moot      conflict  repeat
 //
 // From every state an ack, a dead letter or a skip of all that is left leads to
-// Settled, except that an ack does not override a nack: the first outcome
-// stands. A nack ends when the next attempt is sent; from then on an ack of any
-// attempt counts, because every attempt carries the same records.
+// Settled, except that an ack does not override a nack or a reject: the first outcome
+// stands. It ends when the next attempt is sent; from then on an ack of any
+// attempt counts, because every attempt carries the same records. A partial ack
+// cuts a delivery into pieces, and each goes its own way in this table.
 //
 // # Promises
 //
@@ -33,7 +35,8 @@
 //   - What an earlier tenure settled, and told with its commit, is not delivered
 //     again, however many tenures follow.
 //   - The acked runs fit into the metadata of a commit, if nothing is entered
-//     while [Ledger.Full].
+//     while [Ledger.Full]; unless a partial ack leaves more pieces than it has
+//     room for, of which the lowest are told then.
 //
 // Work is in proportion to the runs of consecutive offsets, not to the records
 // in them: a batch without holes is one run.

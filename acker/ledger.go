@@ -71,10 +71,10 @@ func (l *Ledger) Resume(d *Delivery, attempts int, first time.Time) {
 }
 
 // Send records that an attempt goes out now, and returns its number, which
-// counts from 1. It ends a standing nack. It returns 0 and changes nothing if d
-// is neither Waiting nor Nacked.
+// counts from 1. It ends a standing nack or rejection. It returns 0 and changes nothing
+// if d is neither Waiting nor Nacked nor Rejected.
 func (l *Ledger) Send(d *Delivery, at time.Time) int {
-	if d.state != Waiting && d.state != Nacked {
+	if d.state != Waiting && !d.stands() {
 		return 0
 	}
 	d.state, d.sent = Sent, true
@@ -131,15 +131,15 @@ func (l *Ledger) settleThrough(d *Delivery, upTo int64) {
 }
 
 // Split cuts d in two after n of its unsettled records: d keeps the head, the
-// tail is returned. Both keep the attempts and wait; only a nack stands on in
-// both. It returns nil and changes nothing if d is settled, not of this ledger,
+// tail is returned. Both keep the attempts and wait; only a nack or a rejection stands
+// on in both. It returns nil and changes nothing if d is settled, not of this ledger,
 // or n is not between 1 and d.Records()-1.
 func (l *Ledger) Split(d *Delivery, n int) *Delivery {
 	i := l.search(d.Last())
 	if i == len(l.deliveries) || l.deliveries[i] != d || n < 1 || n >= d.records {
 		return nil
 	}
-	if d.state != Nacked {
+	if !d.stands() {
 		d.state = Waiting
 	}
 	tail := d.cut(n)

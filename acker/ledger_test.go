@@ -54,10 +54,14 @@ func said(s Statement) step {
 	}
 }
 
-func ackOf(first, last, upTo int64) Statement { return Statement{Ack, first, last, upTo} }
-func nackOf(first, last int64) Statement      { return Statement{Nack, first, last, last} }
-func extendOf(first, last int64) Statement    { return Statement{Extend, first, last, last} }
-func ackUpTo(offset int64) Statement          { return Statement{Ack, Everything, offset, offset} }
+func ackOf(first, last, upTo int64) Statement { return Statement{Ack, first, last, upTo, nil} }
+func nackOf(first, last int64) Statement      { return Statement{Nack, first, last, last, nil} }
+func extendOf(first, last int64) Statement    { return Statement{Extend, first, last, last, nil} }
+func rejectOf(first, last int64) Statement    { return Statement{Reject, first, last, last, nil} }
+func partialOf(first, last int64, failures ...Failure) Statement {
+	return Statement{Partial, first, last, last, failures}
+}
+func ackUpTo(offset int64) Statement { return Statement{Ack, Everything, offset, offset, nil} }
 
 // String shows the books: the offset to commit, then each delivery as what is
 // open of it, its state and its attempts.
@@ -91,6 +95,9 @@ func describe(a Answer, err error) string {
 	}
 	for _, d := range a.Touched {
 		text = append(text, fmt.Sprintf("touched %d-%d", d.First(), d.Last()))
+	}
+	for _, p := range a.Pieces {
+		text = append(text, fmt.Sprintf("%v %d-%d", p.Action, p.First(), p.Last()))
 	}
 	return strings.Join(text, ", ")
 }
@@ -200,7 +207,31 @@ func TestStatements(t *testing.T) {
 		{"an extend after the nack conflicts", slices.Concat(leased, []step{said(nackOf(0, 9))}), extendOf(0, 9), "conflict", "next 0; 0-9 nacked 1"},
 		{"an extend after the ack conflicts", slices.Concat(leased, []step{said(ackOf(0, 9, 9))}), extendOf(0, 9), "conflict", "next 10"},
 
-		{"an unknown outcome is refused", leased, Statement{Extend + 1, 0, 9, 9}, "applying a statement: outcome(3) is not an outcome", "next 0; 0-9 leased 1"},
+		// Rejections.
+		{"a reject stands", leased, rejectOf(0, 9), "counted, touched 0-9", "next 0; 0-9 rejected 1"},
+		{"a reject again is a repeat", slices.Concat(leased, []step{said(rejectOf(0, 9))}), rejectOf(0, 9), "repeat, touched 0-9", "next 0; 0-9 rejected 1"},
+		{"a reject after the nack conflicts", slices.Concat(leased, []step{said(nackOf(0, 9))}), rejectOf(0, 9), "conflict", "next 0; 0-9 nacked 1"},
+		{"a nack after the reject conflicts", slices.Concat(leased, []step{said(rejectOf(0, 9))}), nackOf(0, 9), "conflict", "next 0; 0-9 rejected 1"},
+		{"an ack after the reject conflicts", slices.Concat(leased, []step{said(rejectOf(0, 9))}), ackOf(0, 9, 9), "conflict", "next 0; 0-9 rejected 1"},
+		{"a reject after the ack conflicts", slices.Concat(leased, []step{said(ackOf(0, 9, 9))}), rejectOf(0, 9), "conflict", "next 10"},
+		{"once the next attempt is sent an ack of what was rejected counts", slices.Concat(leased, []step{said(rejectOf(0, 9)), send(0)}), ackOf(0, 9, 9), "counted, cover 10, touched 10-9", "next 10"},
+
+		// All but some records.
+		{"what is not listed is acked", leased, partialOf(0, 9, Failure{3, Retry}), "counted, cover 10, blocked by 3, touched 3-2, retry 3-3", "next 3; 3-3 nacked 1; 10-9 settled 1"},
+		{"what is to be dead-lettered stays open, what is skipped does not", leased, partialOf(0, 9, Failure{0, Skip}, Failure{3, DeadLetter}, Failure{4, DeadLetter}), "counted, cover 10, blocked by 3, touched 1-0, skip 1-0, dead_letter 3-4", "next 3; 3-4 rejected 1; 10-9 settled 1"},
+		{"nothing is left if all failures are skipped", leased, partialOf(0, 9, Failure{9, Skip}), "counted, cover 10, touched 9-8, skip 10-9", "next 10"},
+		{"one that lists nothing acks all", leased, partialOf(0, 9), "counted, cover 10, touched 10-9", "next 10"},
+		{"records across a hole are one piece", holed, partialOf(0, 9, Failure{4, Retry}, Failure{7, Retry}), "counted, cover 10, blocked by 4, touched 4-3, retry 4-7", "next 4; 4-7 nacked 1; 10-9 settled 1"},
+		{"the same again is a repeat", slices.Concat(leased, []step{said(partialOf(0, 9, Failure{3, Retry}, Failure{5, DeadLetter}, Failure{7, Skip}))}), partialOf(0, 9, Failure{3, Retry}, Failure{5, DeadLetter}, Failure{7, Skip}), "repeat, cover 10, blocked by 3, touched 3-3, touched 5-5", "next 3; 3-3 nacked 1; 5-4 settled 1; 5-5 rejected 1; 7-6 settled 1; 8-7 settled 1; 10-9 settled 1"},
+		{"another one conflicts", slices.Concat(leased, []step{said(partialOf(0, 9, Failure{3, Retry}))}), partialOf(0, 9, Failure{3, Skip}), "conflict", "next 3; 3-3 nacked 1; 10-9 settled 1"},
+		{"an ack of the whole after it conflicts", slices.Concat(leased, []step{said(partialOf(0, 9, Failure{3, Retry}))}), ackOf(0, 9, 9), "conflict", "next 3; 3-3 nacked 1; 10-9 settled 1"},
+		{"it conflicts with a nack that acks nothing", slices.Concat(leased, []step{said(nackOf(0, 9))}), partialOf(0, 9, Failure{3, Retry}), "conflict", "next 0; 0-9 nacked 1"},
+		{"to retry what was acked conflicts", slices.Concat(leased, []step{said(ackOf(0, 9, 4))}), partialOf(0, 9, Failure{3, Retry}), "conflict", "next 5; 5-9 leased 1"},
+		{"an offset in a hole is out of range", holed, partialOf(0, 9, Failure{5, Retry}), "out of range", "next 0; 0-9 sent 1"},
+		{"an offset outside of the delivery is out of range", two, partialOf(0, 9, Failure{10, Retry}), "out of range", "next 0; 0-9 sent 1; 10-19 sent 1"},
+		{"an offset listed twice is out of range", leased, partialOf(0, 9, Failure{3, Retry}, Failure{3, Skip}), "out of range", "next 0; 0-9 leased 1"},
+
+		{"an unknown outcome is refused", leased, Statement{Partial + 1, 0, 9, 9, nil}, "applying a statement: outcome(5) is not an outcome", "next 0; 0-9 leased 1"},
 	} {
 		t.Run(test.claim, func(t *testing.T) {
 			b := play(t, test.given)
@@ -434,7 +465,7 @@ func oneDelivery(t testing.TB, l *Ledger, first *int64) {
 		t.Fatal(err)
 	}
 	l.Send(d, morning)
-	if _, err := l.Apply(Statement{Ack, *first, last, last}); err != nil {
+	if _, err := l.Apply(Statement{Ack, *first, last, last, nil}); err != nil {
 		t.Fatal(err)
 	}
 	l.Advance(last + 1)
@@ -466,7 +497,7 @@ func BenchmarkOutOfOrder(b *testing.B) {
 		}
 		for i := int64(window) - 1; i >= 0; i-- {
 			at := first + i*10
-			if _, err := l.Apply(Statement{Ack, at, at + 9, at + 9}); err != nil {
+			if _, err := l.Apply(Statement{Ack, at, at + 9, at + 9, nil}); err != nil {
 				b.Fatal(err)
 			}
 		}

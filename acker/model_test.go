@@ -70,7 +70,7 @@ func (m *model) before(offset int64) bool {
 
 func (m *model) send(d *modelDelivery, at time.Time) int {
 	_, last, open := m.extent(d)
-	if open == 0 || d.state != Waiting && d.state != Nacked {
+	if open == 0 || d.state != Waiting && d.state != Nacked && d.state != Rejected {
 		return 0
 	}
 	d.state, d.sent = Sent, true
@@ -103,7 +103,7 @@ func (m *model) split(d *modelDelivery, n int) *modelDelivery {
 	if _, _, open := m.extent(d); n < 1 || n >= open {
 		return nil
 	}
-	if d.state != Nacked {
+	if d.state != Nacked && d.state != Rejected {
 		d.state = Waiting
 	}
 	tail := *d
@@ -127,6 +127,12 @@ type verdict struct {
 	repeat           bool
 	cover, blockedBy int64
 	touched          []*modelDelivery
+	pieces           []modelPiece
+}
+
+type modelPiece struct {
+	*modelDelivery
+	action Action
 }
 
 func (m *model) apply(s Statement) verdict {
@@ -148,9 +154,13 @@ func (m *model) apply(s Statement) verdict {
 		return slices.ContainsFunc(v.touched, func(d *modelDelivery) bool { return slices.Contains(states, d.state) })
 	}
 	switch {
-	case s.Outcome == Ack && stands(Nacked),
+	case s.Outcome == Partial:
+		return m.partial(s, meant, v)
+	case s.Outcome == Ack && stands(Nacked, Rejected),
 		s.Outcome != Ack && len(meant) == 0,
-		s.Outcome == Extend && stands(Waiting, Nacked):
+		s.Outcome == Nack && stands(Rejected),
+		s.Outcome == Reject && stands(Nacked),
+		s.Outcome == Extend && stands(Waiting, Nacked, Rejected):
 		return verdict{err: ErrConflict}
 	case s.Outcome == Ack:
 		for _, r := range meant {
@@ -166,6 +176,76 @@ func (m *model) apply(s Statement) verdict {
 		for _, d := range v.touched {
 			d.state = Nacked
 		}
+	case s.Outcome == Reject:
+		v.repeat = !stands(Waiting, Sent, Leased)
+		for _, d := range v.touched {
+			d.state = Rejected
+		}
+	}
+	return v
+}
+
+// partial counts what a Partial statement says of each record that it is about.
+func (m *model) partial(s Statement, meant []*modelRecord, v verdict) verdict {
+	if s.First == Everything {
+		return verdict{err: ErrOutOfRange}
+	}
+	said := map[int64]Action{}
+	conflict := false
+	for i, f := range s.Failures {
+		at := slices.IndexFunc(m.records, func(r modelRecord) bool { return r.offset == f.Offset })
+		if f.Offset < s.First || f.Offset > s.Last || i > 0 && f.Offset <= s.Failures[i-1].Offset || at < 0 && f.Offset >= m.next() {
+			return verdict{err: ErrOutOfRange}
+		}
+		said[f.Offset] = f.Action
+		conflict = conflict || f.Action == Retry && (at < 0 || m.records[at].settled)
+	}
+	v.repeat = true
+	for _, r := range meant {
+		action, listed := said[r.offset]
+		switch r.in.state {
+		case Nacked:
+			conflict = conflict || !listed || action != Retry
+		case Rejected:
+			conflict = conflict || !listed || action != DeadLetter
+		default:
+			v.repeat = false
+		}
+	}
+	if conflict {
+		return verdict{err: ErrConflict}
+	}
+	type part struct {
+		of     *modelDelivery
+		listed bool
+		action Action
+	}
+	var last part
+	var in *modelDelivery
+	for _, r := range meant {
+		of := r.in
+		if of.state == Nacked || of.state == Rejected {
+			continue
+		}
+		action, listed := said[r.offset]
+		if now := (part{of, listed, action}); now != last || in == nil {
+			if in = of; last.of == of {
+				in = &modelDelivery{of.state, of.sent, of.attempts, of.firstAttempt}
+			}
+			last = now
+			if listed {
+				v.pieces = append(v.pieces, modelPiece{in, action})
+			}
+		}
+		r.in = in
+		r.settled = !listed || action == Skip
+	}
+	for _, p := range v.pieces {
+		p.state = map[Action]State{Retry: Nacked, DeadLetter: Rejected, Skip: Waiting}[p.action]
+	}
+	v.cover = s.Last + 1
+	if next := m.next(); next <= s.Last {
+		v.blockedBy = next
 	}
 	return v
 }

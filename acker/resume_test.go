@@ -143,7 +143,7 @@ func (p *pressure) settle(d *Delivery, rest bool) error {
 		upTo = d.First()
 	}
 	p.ledger.Send(d, morning)
-	_, err := p.ledger.Apply(Statement{Ack, d.First(), d.Last(), upTo})
+	_, err := p.ledger.Apply(Statement{Ack, d.First(), d.Last(), upTo, nil})
 	p.open = slices.DeleteFunc(p.open, func(d *Delivery) bool { return d.State() == Settled })
 	return err
 }

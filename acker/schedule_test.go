@@ -294,7 +294,17 @@ func (m *machine) commit() error {
 }
 
 func (m *machine) outcome() Outcome {
-	return [...]Outcome{Ack, Ack, Ack, Ack, Nack, Extend}[m.draw(6)]
+	return [...]Outcome{Ack, Ack, Ack, Ack, Nack, Extend, Reject, Partial, Partial}[m.draw(9)]
+}
+
+// failures lists some offsets from first to last, and now and then one that does not fit.
+func (m *machine) failures(first, last int64) (failures []Failure) {
+	for offset := first - int64(m.draw(12)/11); offset <= last+int64(m.draw(12)/11); offset++ {
+		if m.draw(3) == 0 && (offset < 0 || offset >= logSize || m.log[offset] || m.draw(8) == 0) {
+			failures = append(failures, Failure{offset, Action(m.draw(3))})
+		}
+	}
+	return failures
 }
 
 // byToken says something about a delivery that was sent, now or in an earlier
@@ -307,6 +317,9 @@ func (m *machine) byToken() Statement {
 	s := Statement{Outcome: m.outcome(), First: r.First, Last: r.Last, UpTo: r.Last}
 	if m.draw(2) == 0 {
 		s.UpTo = r.First + int64(m.draw(int(r.Last-r.First)+1))
+	}
+	if s.Outcome == Partial {
+		s.Failures = m.failures(r.First, r.Last)
 	}
 	return s
 }
@@ -342,6 +355,17 @@ func (m *machine) say(s Statement) error {
 	}
 	if !slices.Equal(touched, want.touched) {
 		return fmt.Errorf("%+v: touched %d deliveries, want %d or others", s, len(touched), len(want.touched))
+	}
+	if len(answer.Pieces) != len(want.pieces) {
+		return fmt.Errorf("%+v: got %d pieces, want %d", s, len(answer.Pieces), len(want.pieces))
+	}
+	for i, p := range answer.Pieces {
+		if p.Action != want.pieces[i].action {
+			return fmt.Errorf("%+v: piece %d is to %v, want %v", s, i, p.Action, want.pieces[i].action)
+		}
+		if p.Delivery != p.Of {
+			m.deliveries = append(m.deliveries, pair{p.Delivery, want.pieces[i].modelDelivery})
+		}
 	}
 	return nil
 }

@@ -10,9 +10,11 @@ type Outcome uint8
 
 // The outcomes a statement may have.
 const (
-	Ack    Outcome = iota // done with it
-	Nack                  // send it again
-	Extend                // not done yet, needs longer
+	Ack     Outcome = iota // done with it
+	Nack                   // send it again
+	Extend                 // not done yet, needs longer
+	Reject                 // give it up, as if its attempts were used up
+	Partial                // done with it, but for some records
 )
 
 // String returns the outcome in lower case, as receivers write it.
@@ -24,6 +26,10 @@ func (o Outcome) String() string {
 		return "nack"
 	case Extend:
 		return "extend"
+	case Reject:
+		return "reject"
+	case Partial:
+		return "partial"
 	}
 	return fmt.Sprintf("outcome(%d)", uint8(o))
 }
@@ -38,15 +44,18 @@ type Statement struct {
 	Outcome Outcome
 	First   int64 // first offset of the delivery meant, as it was sent; or Everything
 	Last    int64 // last offset of the delivery meant, as it was sent; with Everything the same as UpTo
-	UpTo    int64 // last offset acked, inclusive: Last for all of it; nack and extend ignore it
+	UpTo    int64 // last offset acked, inclusive: Last for all of it; only an ack looks at it
+
+	Failures []Failure // of a Partial: ascending, one for each offset
 }
 
 // Answer is the answer to a statement that was counted.
 type Answer struct {
 	Repeat    bool        // everything meant was so already; nothing moved
-	Cover     int64       // once this offset is committed, nothing acked here is delivered again; -1 for nack and extend
-	BlockedBy int64       // for an ack, the lowest open record if it lies below what was acked; otherwise -1
-	Touched   []*Delivery // those that changed or, for nack and extend, those meant; valid until the next Apply
+	Cover     int64       // once this offset is committed, nothing acked here is delivered again; -1 unless something was acked
+	BlockedBy int64       // for an ack, the lowest open record if it lies below what was acked, and for a partial one if it lies in it; otherwise -1
+	Touched   []*Delivery // those that changed or, for all but an ack, those meant; valid until the next Apply
+	Pieces    []Piece     // of a Partial that is no repeat: what was not acked, ascending
 }
 
 // Refusals of a statement. Nothing moved.
@@ -61,12 +70,12 @@ var (
 
 // Apply counts a statement, wholly or not at all: it is the one door by which
 // a receiver's word reaches the books. An ack settles the records from First to
-// UpTo and leaves the rest of a delivery open as it stands. Nack and extend are
+// UpTo and leaves the rest of a delivery open as it stands. The others are
 // about what is still open between First and Last.
 //
 // It refuses with ErrOutOfRange what was never sent, and with ErrConflict an
-// ack of a nacked delivery, a nack or extend of what is settled, and an extend
-// of a delivery that nobody holds. A statement that says again what already is
+// ack of a delivery nacked or rejected, one of these after the other, a nack,
+// reject or extend of what is settled, and an extend of a delivery that nobody holds. A statement that says again what already is
 // so is counted as a repeat.
 func (l *Ledger) Apply(s Statement) (Answer, error) {
 	switch s.Outcome {
@@ -76,6 +85,10 @@ func (l *Ledger) Apply(s Statement) (Answer, error) {
 		return l.nack(s)
 	case Extend:
 		return l.extend(s)
+	case Reject:
+		return l.reject(s)
+	case Partial:
+		return l.partial(s)
 	}
 	return Answer{}, fmt.Errorf("applying a statement: %v is not an outcome", s.Outcome)
 }
@@ -86,7 +99,7 @@ func (l *Ledger) ack(s Statement) (Answer, error) {
 		return Answer{}, err
 	}
 	for _, d := range meant {
-		if d.state == Nacked {
+		if d.stands() {
 			return Answer{}, ErrConflict
 		}
 	}
@@ -101,21 +114,7 @@ func (l *Ledger) ack(s Statement) (Answer, error) {
 	return answer, nil
 }
 
-func (l *Ledger) nack(s Statement) (Answer, error) {
-	meant, err := l.meant(s, s.Last)
-	if err != nil {
-		return Answer{}, err
-	}
-	if len(meant) == 0 {
-		return Answer{}, ErrConflict
-	}
-	repeat := true
-	for _, d := range meant {
-		repeat = repeat && d.state == Nacked
-		d.state = Nacked
-	}
-	return Answer{Repeat: repeat, Cover: -1, BlockedBy: -1, Touched: meant}, nil
-}
+func (l *Ledger) nack(s Statement) (Answer, error) { return l.refuse(s, Nacked) }
 
 func (l *Ledger) extend(s Statement) (Answer, error) {
 	meant, err := l.meant(s, s.Last)

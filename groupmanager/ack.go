@@ -18,13 +18,21 @@ type AckRequest struct {
 	Generation int32
 	Offset     int64 // inclusive
 
-	Outcome    string // ack, nack, extend; empty is ack
+	Outcome    string // ack, nack, extend, reject, partial; empty is ack
 	UpToOffset *int64 // by token: acks the head of the delivery
 	Delay      time.Duration
 	Extend     time.Duration
 	Reason     string
+	Failures   []AckFailure // partial
 
 	WaitAccept bool // answer once recorded, not once committed
+}
+
+// AckFailure is what a partial ack says of one record: each has an offset of its own.
+type AckFailure struct {
+	Offset int64
+	Action string // retry, dead_letter, skip
+	Reason string
 }
 
 // AckAnswer is the answer to a statement that was counted or repeated.

@@ -23,6 +23,8 @@ type deadLetter struct {
 	from, up int // records [from,up) of batch
 	code     string
 	status   int
+	reason   string           // of the receiver, for all records; empty: none
+	reasons  map[int64]string // and for single ones, by offset
 	attempts int
 	first    time.Time // first attempt
 	now      time.Time
@@ -34,7 +36,7 @@ func (l *lane) deadLetterOf(o *outgoing, now time.Time) *deadLetter {
 	return &deadLetter{
 		to: *l.webhook.DeadLetter.Topic, webhook: l.webhook.ID, source: l.tenure.topicPartition,
 		batch: o.batch, from: from, up: from + o.book.Records(),
-		code: o.code, status: o.status, attempts: o.book.Attempts(), first: o.book.FirstAttempt(), now: now,
+		code: o.code, status: o.status, reason: o.reason, reasons: o.reasons, attempts: o.book.Attempts(), first: o.book.FirstAttempt(), now: now,
 	}
 }
 
@@ -182,15 +184,26 @@ func (l deadLetter) message(i int) *kafka.Message {
 	if l.status != 0 {
 		add("kpush-error-status", strconv.Itoa(l.status))
 	}
-	add("kpush-error-detail", l.detail())
+	add("kpush-error-detail", l.detail(r.Offset))
 	add("kpush-attempts", strconv.Itoa(l.attempts))
 	add("kpush-first-attempt-at", l.first.UTC().Format(time.RFC3339Nano))
 	add("kpush-dead-lettered-at", l.now.UTC().Format(time.RFC3339Nano))
 	return m
 }
 
-// detail says in words why the record is here, from our own vocabulary only.
-func (l deadLetter) detail() string {
+// detail says in words why a record is here, from our own vocabulary; only where its
+// receiver gave it up, in the receiver's.
+func (l deadLetter) detail(offset int64) string {
+	if l.code == codeRejected {
+		reason := l.reason
+		if r, ok := l.reasons[offset]; ok {
+			reason = r
+		}
+		if reason == "" {
+			return "given up by the receiver"
+		}
+		return "given up by the receiver: " + reason
+	}
 	if l.status != 0 {
 		return fmt.Sprintf("given up after %d attempts; the last was answered %d", l.attempts, l.status)
 	}

@@ -52,11 +52,12 @@ func (l *lane) hold(o *outgoing, at time.Time) {
 
 // giveUp counts what is open of o as given up, and returns how many records that is.
 func (l *lane) giveUp(o *outgoing) int {
-	o.givenUp = o.book.Records()
-	if o.givenUp == 1 {
+	n := o.book.Records()
+	o.givenUp += n
+	if n == 1 {
 		l.bisector.isolated()
 	}
-	return o.givenUp
+	return n
 }
 
 // delivered counts records that a receiver took.

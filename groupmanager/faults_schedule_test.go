@@ -227,7 +227,7 @@ func (s *schedule) targets() []target {
 			continue
 		}
 		whole := target{topicPartition: orders, generation: generation, tenure: h.tenure.id,
-			statement: acker.Statement{First: q.first, Last: q.last, UpTo: q.last}}
+			ask: ask{statement: acker.Statement{First: q.first, Last: q.last, UpTo: q.last}}}
 		head := whole
 		head.statement.UpTo = q.first
 		fields := whole
@@ -235,7 +235,7 @@ func (s *schedule) targets() []target {
 		list = append(list, whole, whole, head, fields)
 	}
 	return append(list, target{topicPartition: orders, generation: generation,
-		statement: acker.Statement{First: acker.Everything, Last: logEnd, UpTo: logEnd}})
+		ask: ask{statement: acker.Statement{First: acker.Everything, Last: logEnd, UpTo: logEnd}}})
 }
 
 // say makes an ack and notes what its answer promises.

@@ -28,6 +28,7 @@ type instruments struct {
 	webhook   attribute.KeyValue
 	ofWebhook metric.MeasurementOption
 	exhausted metric.MeasurementOption
+	rejected  metric.MeasurementOption
 	ok        [2]metric.MeasurementOption // attempts and duration of an acked delivery
 	commitOK  metric.MeasurementOption
 }
@@ -48,6 +49,7 @@ func newInstruments(meter metric.Meter, webhook string) (*instruments, error) {
 	}
 	i.ofWebhook = metric.WithAttributeSet(attribute.NewSet(i.webhook))
 	i.exhausted = metric.WithAttributeSet(attribute.NewSet(i.webhook, attribute.String(telemetry.AttrReason, "exhausted")))
+	i.rejected = metric.WithAttributeSet(attribute.NewSet(i.webhook, attribute.String(telemetry.AttrReason, "rejected")))
 	acked := attribute.String(telemetry.AttrOutcome, "acked")
 	i.ok = [2]metric.MeasurementOption{
 		metric.WithAttributeSet(attribute.NewSet(i.webhook, acked)),
@@ -93,6 +95,11 @@ func (i *instruments) deliveredRecords(n int) {
 
 func (i *instruments) skipped(n int) {
 	i.skippedN.Add(context.Background(), int64(n), i.exhausted)
+}
+
+// refused counts records that were skipped because the receiver said so.
+func (i *instruments) refused(n int) {
+	i.skippedN.Add(context.Background(), int64(n), i.rejected)
 }
 
 func (i *instruments) passedOver(n int64) {

@@ -96,6 +96,8 @@ type outgoing struct {
 	givenUp  int       // records skipped or dead-lettered
 	code     string    // of the last failure
 	status   int
+	reason   string           // that the receiver gave for rejecting it
+	reasons  map[int64]string // and for single records of it, by offset; shared
 	suspicion
 }
 
@@ -166,7 +168,7 @@ func (l *lane) sendDue(now time.Time) {
 			continue
 		}
 		switch o.book.State() {
-		case acker.Waiting, acker.Nacked:
+		case acker.Waiting, acker.Nacked, acker.Rejected:
 			l.start(o, now)
 		}
 	}
@@ -279,38 +281,19 @@ func (l *lane) leased(o *outgoing, at time.Time) {
 // stated counts an inline ack. It is about what was sent: the head may have been
 // acked by POST /ack meanwhile, and this may say so again.
 func (l *lane) stated(o *outgoing, r delivery.Result) {
-	s := acker.Statement{Outcome: acker.Ack, First: o.sent.First, Last: o.sent.Last, UpTo: o.sent.Last}
-	switch r.Ack.Outcome {
-	case "nack":
-		s.Outcome = acker.Nack
-	case "extend":
-		s.Outcome = acker.Extend
-	default:
-		if r.Ack.UpToOffset != nil {
-			s.UpTo = *r.Ack.UpToOffset
-		}
+	a := askOf(r.Ack, o.sent)
+	if a.statement.Outcome == acker.Extend {
+		l.leased(o, r.At)
 	}
-	answer, err := l.ledger.Apply(s)
-	if err != nil {
+	if _, _, err := l.count(a, r.At, r.Status); err != nil {
 		if o.book.State() == acker.Sent { // an offset that is not of this delivery
-			r.Verdict, r.Code = delivery.Failed, "ack_malformed"
+			r.Verdict, r.Code = delivery.Failed, delivery.CodeAckMalformed
 			l.failed(o, r)
 		}
 		return
 	}
-	switch s.Outcome {
-	case acker.Nack:
-		if !answer.Repeat {
-			l.nacked(o, r.At, r.Ack.Delay, r.Status)
-		}
-	case acker.Extend:
+	if a.statement.Outcome == acker.Ack && a.statement.UpTo < a.statement.Last {
 		l.leased(o, r.At)
-		l.extended(o, r.At, r.Ack.Extend)
-	default:
-		l.shrunk(answer.Touched)
-		if s.UpTo < s.Last {
-			l.leased(o, r.At)
-		}
 	}
 }
 

@@ -29,7 +29,8 @@ const (
 	operationFailures   = "failures"   // nothing → failures
 
 	// Asked of the owner of a partition.
-	operationAck = "ack" // AckRequest → AckAnswer
+	operationAck    = "ack"    // AckRequest → AckAnswer
+	operationRefuse = "refuse" // the same for reject and partial, which a former build would take for acks
 )
 
 // webhookTarget names a webhook.
@@ -87,6 +88,7 @@ func (m *Manager) handle(peers Peers) {
 	register(peers, operationPartitions, m.heldPartitions)
 	register(peers, operationFailures, func(context.Context, struct{}) (failures, error) { return m.ownFailures(), nil })
 	register(peers, operationAck, m.ackHeld)
+	register(peers, operationRefuse, m.ackHeld)
 }
 
 // register handles an operation with its input decoded and its errors in the words

@@ -18,14 +18,14 @@ const growAfter = 100
 
 // failed schedules the next attempt, or gives the delivery up as the webhook says.
 func (l *lane) failed(o *outgoing, r delivery.Result) {
-	o.code, o.status = r.Code, r.Status
 	l.last = &AttemptError{Code: r.Code, Status: r.Status, At: r.At}
 	if r.Code == codeInternal {
 		o.msg = nil // who knows in what state: it is laid out anew
 	}
 	if !l.ledger.Fail(o.book) {
-		return // acked or nacked meanwhile: this failure is moot
+		return // acked, nacked or rejected meanwhile: this failure is moot
 	}
+	o.code, o.status, o.reason, o.reasons = r.Code, r.Status, "", nil
 	l.retry(o, r)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -43,7 +44,7 @@ type target struct {
 	generation int32
 	tenure     uint64 // 0 by fields
 	owner      string // id of the replica that sent the delivery; empty by fields
-	statement  acker.Statement
+	ask               // what it says; without a reply
 }
 
 // errNotHeld says that this replica does not hold the partition.
@@ -156,7 +157,12 @@ func (m *Manager) ackElsewhere(ctx context.Context, t target, group string, r Ac
 // ackAt asks a replica. If it cannot be reached that is ErrNoOwner, as its own is.
 func (m *Manager) ackAt(ctx context.Context, peer replica.Peer, r AckRequest) (AckAnswer, error) {
 	var a AckAnswer
-	err := meaning(m.peers.Call(ctx, peer, operationAck, r, &a))
+	operation := operationAck
+	switch r.Outcome {
+	case acker.Reject.String(), acker.Partial.String():
+		operation = operationRefuse
+	}
+	err := meaning(m.peers.Call(ctx, peer, operation, r, &a))
 	_, unknown := errors.AsType[*replica.Refusal](err)
 	if unknown || errors.Is(err, replica.ErrUnreachable) {
 		err = fmt.Errorf("%w: %w", ErrNoOwner, err)
@@ -197,8 +203,8 @@ func (m *Manager) target(r AckRequest) (t target, group string, err error) {
 		tenant: r.Tenant, webhook: r.WebhookID,
 		topicPartition: topicPartition{r.Topic, r.Partition},
 		generation:     r.Generation,
-		statement:      acker.Statement{First: -1, Last: r.Offset, UpTo: r.Offset},
 	}
+	t.statement = acker.Statement{First: acker.Everything, Last: r.Offset, UpTo: r.Offset}
 	if r.Token != "" {
 		token, err := m.tokens.Parse(r.Token)
 		if err != nil {
@@ -208,19 +214,18 @@ func (m *Manager) target(r AckRequest) (t target, group string, err error) {
 			tenant: token.Tenant, webhook: token.Webhook,
 			topicPartition: topicPartition{token.Topic, token.Partition},
 			generation:     token.Generation, tenure: token.Tenure, owner: token.Owner,
-			statement: acker.Statement{First: token.First, Last: token.Last, UpTo: token.Last},
 		}
+		t.statement = acker.Statement{First: token.First, Last: token.Last, UpTo: token.Last}
 	}
-	switch r.Outcome {
-	case "nack":
-		t.statement.Outcome = acker.Nack
-	case "extend":
-		t.statement.Outcome = acker.Extend
-	default:
-		if r.UpToOffset != nil {
-			t.statement.UpTo = *r.UpToOffset
-		}
+	t.statement.Outcome = outcomeNamed(r.Outcome)
+	t.delay, t.extend, t.reason = r.Delay, r.Extend, r.Reason
+	if r.UpToOffset != nil {
+		t.statement.UpTo = *r.UpToOffset
 	}
+	for _, f := range r.Failures {
+		t.fail(f.Offset, f.Action, f.Reason)
+	}
+	t.sortFailures()
 	if t.webhook == "" {
 		t.webhook = m.webhookOf(t.tenant, r.GroupID)
 	}
@@ -261,7 +266,7 @@ func (g *group) ack(ctx context.Context, t target, r AckRequest) (AckAnswer, err
 		m.outgrow()
 		return AckAnswer{}, &StaleError{Current: current}
 	}
-	back, err := h.ask(ctx, ask{statement: t.statement, delay: r.Delay, extend: r.Extend})
+	back, err := h.ask(ctx, t.ask)
 	if err != nil {
 		return AckAnswer{}, err
 	}
@@ -270,12 +275,14 @@ func (g *group) ack(ctx context.Context, t target, r AckRequest) (AckAnswer, err
 		return AckAnswer{}, ErrOutcomeConflict
 	case errors.Is(back.err, acker.ErrOutOfRange):
 		return AckAnswer{}, ErrOffsetOutOfRange
+	case errors.Is(back.err, errNoDeadLetters):
+		return AckAnswer{}, noDeadLetters(r)
 	case back.err != nil:
 		return AckAnswer{}, back.err
 	}
 	a := AckAnswer{Generation: current}
 	switch {
-	case t.statement.Outcome == acker.Nack:
+	case t.statement.Outcome == acker.Nack, t.statement.Outcome == acker.Reject:
 		a.Result = resultScheduled
 	case t.statement.Outcome == acker.Extend:
 		a.Result, a.Deadline = resultExtended, &back.deadline
@@ -283,6 +290,14 @@ func (g *group) ack(ctx context.Context, t target, r AckRequest) (AckAnswer, err
 		err = m.settled(ctx, h.tenure, back.answer, r.WaitAccept, &a)
 	}
 	return a, err
+}
+
+// noDeadLetters complains about the first record that was to be dead-lettered.
+func noDeadLetters(r AckRequest) error {
+	i := slices.IndexFunc(r.Failures, func(f AckFailure) bool { return f.Action == acker.DeadLetter.String() })
+	return &webhooks.ValidationError{Fields: []webhooks.FieldError{{
+		Pointer: fmt.Sprintf("/failures/%d/action", i), Detail: "must not be dead_letter: the webhook has no dead_letter.topic",
+	}}}
 }
 
 // settled answers an ack that counted, or had counted before.

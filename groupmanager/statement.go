@@ -1,6 +1,7 @@
 package groupmanager
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -12,9 +13,59 @@ import (
 // that the partition never waits for the caller.
 type ask struct {
 	statement acker.Statement
-	delay     time.Duration // nack
-	extend    time.Duration // extend
+	delay     time.Duration    // nack
+	extend    time.Duration    // extend
+	reason    string           // reject
+	reasons   map[int64]string // partial, by offset; those without are left out
 	reply     chan<- reply
+}
+
+// askOf is what an inline ack says of a delivery.
+func askOf(said *delivery.Ack, sent acker.Run) ask {
+	a := ask{
+		statement: acker.Statement{Outcome: outcomeNamed(said.Outcome), First: sent.First, Last: sent.Last, UpTo: sent.Last},
+		delay:     said.Delay, extend: said.Extend, reason: said.Reason,
+	}
+	if said.UpToOffset != nil {
+		a.statement.UpTo = *said.UpToOffset
+	}
+	for _, f := range said.Failures {
+		a.fail(f.Offset, f.Action, f.Reason)
+	}
+	a.sortFailures()
+	return a
+}
+
+// outcomeNamed is the outcome that receivers write so; empty is ack.
+func outcomeNamed(word string) acker.Outcome {
+	for _, o := range []acker.Outcome{acker.Nack, acker.Extend, acker.Reject, acker.Partial} {
+		if word == o.String() {
+			return o
+		}
+	}
+	return acker.Ack
+}
+
+// fail adds what a partial ack says of one record.
+func (a *ask) fail(offset int64, action, reason string) {
+	f := acker.Failure{Offset: offset}
+	for _, known := range []acker.Action{acker.DeadLetter, acker.Skip} {
+		if action == known.String() {
+			f.Action = known
+		}
+	}
+	a.statement.Failures = append(a.statement.Failures, f)
+	if reason != "" {
+		if a.reasons == nil {
+			a.reasons = make(map[int64]string)
+		}
+		a.reasons[offset] = reason
+	}
+}
+
+// sortFailures brings the failures into the order in which the books want them.
+func (a *ask) sortFailures() {
+	slices.SortFunc(a.statement.Failures, func(x, y acker.Failure) int { return cmp.Compare(x.Offset, y.Offset) })
 }
 
 // reply is the lane's answer to an ask.
@@ -33,30 +84,51 @@ func (l *lane) state(a ask) {
 		a.reply <- reply{err: ErrNoOwner}
 		return
 	}
-	answer, err := l.ledger.Apply(a.statement)
-	r := reply{answer: answer, err: err}
+	answer, deadline, err := l.count(a, now, 0)
+	r := reply{answer: answer, deadline: deadline, err: err}
 	if err == nil {
-		switch a.statement.Outcome {
-		case acker.Nack:
-			for _, o := range l.touched(answer.Touched) {
-				if !answer.Repeat {
-					l.nacked(o, now, a.delay, 0)
-				}
-			}
-		case acker.Extend:
-			for _, o := range l.touched(answer.Touched) {
-				r.deadline = earlier(r.deadline, l.extended(o, now, a.extend))
-			}
-		default:
-			l.shrunk(answer.Touched)
-		}
 		l.settle()
 		if answer.Cover >= 0 && answer.BlockedBy < 0 {
 			l.tell(true) // somebody may wait for the commit
 		}
 	}
-	r.answer.Touched = nil // the ledger's own, and valid until its next call only
+	r.answer.Touched, r.answer.Pieces = nil, nil // the ledger's own, and valid until its next call only
 	a.reply <- r
+}
+
+// count applies a statement, however it came, and plans what follows from it. status is
+// that of the answer it came in; 0 for none.
+func (l *lane) count(a ask, now time.Time, status int) (answer acker.Answer, deadline time.Time, err error) {
+	if err := l.refuses(a.statement); err != nil {
+		return acker.Answer{}, deadline, err
+	}
+	answer, err = l.ledger.Apply(a.statement)
+	if err != nil {
+		return answer, deadline, err
+	}
+	switch a.statement.Outcome {
+	case acker.Nack:
+		for _, o := range l.touched(answer.Touched) {
+			if !answer.Repeat {
+				l.nacked(o, now, a.delay, status)
+			}
+		}
+	case acker.Extend:
+		for _, o := range l.touched(answer.Touched) {
+			deadline = earlier(deadline, l.extended(o, now, a.extend))
+		}
+	case acker.Reject:
+		for _, o := range l.touched(answer.Touched) {
+			if !answer.Repeat {
+				l.rejected(o, now, a.reason, status)
+			}
+		}
+	case acker.Partial:
+		l.parted(answer, a, now, status)
+	default:
+		l.shrunk(answer.Touched)
+	}
+	return answer, deadline, nil
 }
 
 // touched finds the deliveries of an answer.

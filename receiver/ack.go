@@ -84,11 +84,11 @@ func Nack(delay time.Duration, reason string) Ack {
 func Extend(d time.Duration) Ack { return Ack{Outcome: OutcomeExtend, Extend: d} }
 
 // Reject gives the whole delivery up: the webhook's on_exhausted decides what becomes
-// of it. A gateway that does not know it yet takes it for a failed attempt.
+// of it. Of the reason, which goes with dead letters, 1024 bytes are sent.
 func Reject(reason string) Ack { return Ack{Outcome: OutcomeReject, Reason: reason} }
 
-// Partial acks all records but those listed; without any it is AckAll. A gateway that
-// does not know it yet takes it for a failed attempt.
+// Partial acks all records but those listed, each once; without any it is AckAll. A
+// record can only be dead-lettered where the webhook has a topic for that.
 func Partial(failures ...Failure) Ack { return Ack{Outcome: OutcomePartial, Failures: failures} }
 
 // Later says that the delivery was received, and that the ack comes by POST /ack,

@@ -157,6 +157,11 @@ func TestWhatIsAnsweredIsUnderstood(t *testing.T) {
 		"nack":          {receiver.Nack(5*time.Second, "db down"), nil, delivery.Result{Verdict: delivery.Stated, Status: 200, Ack: &delivery.Ack{Outcome: "nack", Delay: 5 * time.Second, Reason: "db down"}}},
 		"extend":        {receiver.Extend(time.Minute), nil, delivery.Result{Verdict: delivery.Stated, Status: 200, Ack: &delivery.Ack{Outcome: "extend", Extend: time.Minute}}},
 		"later":         {receiver.Later(), nil, delivery.Result{Verdict: delivery.Received, Status: 202}},
+		"reject":        {receiver.Reject("bad schema"), nil, delivery.Result{Verdict: delivery.Stated, Status: 200, Ack: &delivery.Ack{Outcome: "reject", Reason: "bad schema"}}},
+		"partial": {
+			receiver.Partial(receiver.Failure{Offset: 1202, Action: receiver.ActionDeadLetter, Reason: "x"}), nil,
+			delivery.Result{Verdict: delivery.Stated, Status: 200, Ack: &delivery.Ack{Outcome: "partial", Failures: []delivery.AckFailure{{Offset: 1202, Action: "dead_letter", Reason: "x"}}}},
+		},
 		"partial, which is all": {
 			receiver.Partial(), nil, delivery.Result{Verdict: delivery.Stated, Status: 200, Ack: &delivery.Ack{Outcome: "ack"}},
 		},

@@ -2,8 +2,10 @@ package server
 
 import (
 	"encoding/json"
+	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/kpush/kpush/groupmanager"
@@ -14,23 +16,31 @@ const (
 	outcomeAck    = "ack"
 	outcomeNack   = "nack"
 	outcomeExtend = "extend"
+
+	outcomeReject  = "reject"
+	outcomePartial = "partial"
 )
 
 const (
 	maxDelayMs = 86_400_000 // of delay_ms and extend_ms: what ack.max_timeout_ms may be
 	maxReason  = 1024       // bytes
+	maxFailed  = 10_000     // records, as many as a delivery may have
 )
 
 // ackFields are the fields by which an ack names its delivery without a token.
 var ackFields = []string{"webhook_id", "group_id", "topic", "partition", "generation", "offset"}
 
 // tokenFields are the fields that an ack has only beside a token.
-var tokenFields = []string{"up_to_offset", "delay_ms", "extend_ms", "reason"}
+var tokenFields = []string{"up_to_offset", "delay_ms", "extend_ms", "reason", "failures"}
 
-// outcomeFields tells which outcome a field belongs to.
-var outcomeFields = map[string]string{
-	"up_to_offset": outcomeAck, "delay_ms": outcomeNack, "reason": outcomeNack, "extend_ms": outcomeExtend,
+// outcomeFields tells which outcomes a field belongs to.
+var outcomeFields = map[string][]string{
+	"up_to_offset": {outcomeAck}, "delay_ms": {outcomeNack}, "reason": {outcomeNack, outcomeReject},
+	"extend_ms": {outcomeExtend}, "failures": {outcomePartial},
 }
+
+// failureActions are what may become of a record that failed.
+var failureActions = []string{"retry", "dead_letter", "skip"}
 
 // ackList returns the acks of a body that is a list of them. Each is left as it
 // stands, so that what is wrong with one is that one's result.
@@ -118,17 +128,14 @@ func (o *object) ackByToken() groupmanager.AckRequest {
 		a.Outcome = outcome
 	}
 	switch a.Outcome {
-	case outcomeAck, outcomeNack, outcomeExtend:
-	case "reject", "partial":
-		o.complain("/outcome", "is not supported by this version; must be one of: ack, nack, extend")
-		return a
+	case outcomeAck, outcomeNack, outcomeExtend, outcomeReject, outcomePartial:
 	default:
-		o.complain("/outcome", "must be one of: ack, nack, extend")
+		o.complain("/outcome", "must be one of: ack, nack, extend, reject, partial")
 		return a
 	}
 	for _, name := range tokenFields {
-		if _, ok := o.values[name]; ok && outcomeFields[name] != a.Outcome {
-			o.complain(pointerTo(name), "is only for the outcome "+outcomeFields[name])
+		if _, ok := o.values[name]; ok && !slices.Contains(outcomeFields[name], a.Outcome) {
+			o.complain(pointerTo(name), "is only for the outcome "+strings.Join(outcomeFields[name], " or "))
 		}
 	}
 	if upTo, ok := o.integer("up_to_offset", math.MinInt64, math.MaxInt64); ok {
@@ -143,6 +150,38 @@ func (o *object) ackByToken() groupmanager.AckRequest {
 	if a.Outcome == outcomeExtend {
 		o.require("extend_ms")
 	}
+	if a.Outcome == outcomePartial {
+		o.require("failures")
+		a.Failures = o.failures()
+	}
 	a.Reason, _ = o.textUpTo("reason", maxReason)
 	return a
+}
+
+// failures reads what a partial ack lists: each record once.
+func (o *object) failures() []groupmanager.AckFailure {
+	values, _ := o.array("failures", 1, maxFailed, "failures")
+	failures := make([]groupmanager.AckFailure, 0, len(values))
+	seen := make(map[int64]bool, len(values))
+	for i, value := range values {
+		f, ok := o.within(fmt.Sprintf("/failures/%d", i), value)
+		if !ok {
+			continue
+		}
+		f.refuseBeside("offset", "action", "reason")
+		f.require("offset")
+		f.require("action")
+		var failure groupmanager.AckFailure
+		failure.Offset, ok = f.integer("offset", 0, math.MaxInt64)
+		if ok && seen[failure.Offset] {
+			f.complain("/offset", "is listed twice")
+		}
+		seen[failure.Offset] = ok
+		if failure.Action, ok = f.text("action"); ok && !slices.Contains(failureActions, failure.Action) {
+			f.complain("/action", "must be one of: "+strings.Join(failureActions, ", "))
+		}
+		failure.Reason, _ = f.textUpTo("reason", maxReason)
+		failures = append(failures, failure)
+	}
+	return failures
 }

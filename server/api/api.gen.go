@@ -18,6 +18,27 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for AckFailureAction.
+const (
+	AckFailureActionDeadLetter AckFailureAction = "dead_letter"
+	AckFailureActionRetry      AckFailureAction = "retry"
+	AckFailureActionSkip       AckFailureAction = "skip"
+)
+
+// Valid indicates whether the value is a known member of the AckFailureAction enum.
+func (e AckFailureAction) Valid() bool {
+	switch e {
+	case AckFailureActionDeadLetter:
+		return true
+	case AckFailureActionRetry:
+		return true
+	case AckFailureActionSkip:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for AckResultWord.
 const (
 	AckResultWordAccepted         AckResultWord = "accepted"
@@ -267,6 +288,28 @@ type AckAnswer = any
 // AckBody defines model for AckBody.
 type AckBody = json.RawMessage
 
+// AckFailure defines model for AckFailure.
+type AckFailure struct {
+	// Action `retry`: it is sent again, with those next to it, as a delivery of its own; counts as a failed attempt.
+	// `dead_letter`: it goes to the webhook's dead-letter topic, which has to be set. `skip`: it is logged, counted
+	// and passed over. Neither of the last two is held by the budget of `on_exhausted`.
+	Action AckFailureAction `json:"action"`
+
+	// Offset Of a record of the delivery.
+	Offset int64 `json:"offset"`
+
+	// Reason For people; goes with a dead letter.
+	Reason *string `json:"reason,omitempty"`
+}
+
+// AckFailureAction `retry`: it is sent again, with those next to it, as a delivery of its own; counts as a failed attempt.
+// `dead_letter`: it goes to the webhook's dead-letter topic, which has to be set. `skip`: it is logged, counted
+// and passed over. Neither of the last two is held by the budget of `on_exhausted`.
+type AckFailureAction string
+
+// AckFailures Required for `partial`. The records that are not acked, each once.
+type AckFailures = []AckFailure
+
 // AckItemResult What the ack would have been answered alone, `result` for a 2xx `status` and `code` for any other.
 type AckItemResult struct {
 	BlockedByOffset *int64 `json:"blocked_by_offset,omitempty"`
@@ -281,8 +324,8 @@ type AckItemResult struct {
 	Generation        *int32        `json:"generation,omitempty"`
 
 	// Result `committed`: never delivered again. `accepted`: will be in the next commit. `already_committed`: a repeat, or the
-	// group is past it; nothing moved. `pending_gap`: counted, but an earlier delivery is still open. `scheduled`: the
-	// nack was taken. `extended`: the new deadline is in `deadline`.
+	// group is past it; nothing moved. `pending_gap`: counted, but an earlier delivery is still open, or
+	// after `partial` a record that failed. `scheduled`: the nack or the reject was taken. `extended`: the new deadline is in `deadline`.
 	Result *AckResultWord `json:"result,omitempty"`
 	Status int            `json:"status"`
 }
@@ -302,14 +345,14 @@ type AckResult struct {
 	Generation *int32 `json:"generation,omitempty"`
 
 	// Result `committed`: never delivered again. `accepted`: will be in the next commit. `already_committed`: a repeat, or the
-	// group is past it; nothing moved. `pending_gap`: counted, but an earlier delivery is still open. `scheduled`: the
-	// nack was taken. `extended`: the new deadline is in `deadline`.
+	// group is past it; nothing moved. `pending_gap`: counted, but an earlier delivery is still open, or
+	// after `partial` a record that failed. `scheduled`: the nack or the reject was taken. `extended`: the new deadline is in `deadline`.
 	Result AckResultWord `json:"result"`
 }
 
 // AckResultWord `committed`: never delivered again. `accepted`: will be in the next commit. `already_committed`: a repeat, or the
-// group is past it; nothing moved. `pending_gap`: counted, but an earlier delivery is still open. `scheduled`: the
-// nack was taken. `extended`: the new deadline is in `deadline`.
+// group is past it; nothing moved. `pending_gap`: counted, but an earlier delivery is still open, or
+// after `partial` a record that failed. `scheduled`: the nack or the reject was taken. `extended`: the new deadline is in `deadline`.
 type AckResultWord string
 
 // AckResults defines model for AckResults.
@@ -322,7 +365,7 @@ type AckResults struct {
 type AttemptError struct {
 	At time.Time `json:"at"`
 
-	// Code A stable word. `http_` and a status; `redirect_not_followed`; `ack_timeout`, `ack_malformed`, `nacked`; `exhaustion_held`; of answers
+	// Code A stable word. `http_` and a status; `redirect_not_followed`; `ack_timeout`, `ack_malformed`, `nacked`, `rejected`; `exhaustion_held`; of answers
 	// `response_malformed`, `response_truncated`, `response_too_large`; of connections `dns_error`, `connect_refused`,
 	// `connect_timeout`, `connect_failed`, `tls_error`, `timeout`, `connection_reset`; `loop_detected`; and `address_denied` for a
 	// target that the installation's policy does not allow, to which nothing was sent.

@@ -6,23 +6,38 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 )
 
 // Ack is the receiver's statement as it stands in an inline ack: contract 5.2 without the token.
 type Ack struct {
-	Outcome    string // ack, nack, extend; empty is ack
+	Outcome    string // ack, nack, extend, reject, partial; empty is ack
 	UpToOffset *int64
 	Delay      time.Duration // nack
 	Extend     time.Duration // extend
 	Reason     string
+	Failures   []AckFailure // partial: each offset once
+}
+
+// AckFailure is what a partial ack says of one record.
+type AckFailure struct {
+	Offset int64
+	Action string // retry, dead_letter, skip
+	Reason string
 }
 
 const (
 	outcomeAck    = "ack"
 	outcomeNack   = "nack"
 	outcomeExtend = "extend"
+
+	outcomeReject  = "reject"
+	outcomePartial = "partial"
 )
+
+// longestReason cuts what a receiver says for people, in bytes.
+const longestReason = 1024
 
 // longestDelay cuts what a receiver may ask for; the webhook's own limits, which
 // are lower, come on top.
@@ -79,13 +94,15 @@ func parseAck(text json.RawMessage) (*Ack, error) {
 		case "outcome":
 			a.Outcome, err = parseString(value)
 		case "reason":
-			a.Reason, err = parseString(value)
+			a.Reason, err = parseReason(value)
 		case "up_to_offset":
 			a.UpToOffset, err = parseCount(value)
 		case "delay_ms":
 			delay, err = parseMillis(value)
 		case "extend_ms":
 			extend, err = parseMillis(value)
+		case "failures":
+			a.Failures, err = parseFailures(value)
 		default:
 			err = errAckMalformed
 		}
@@ -102,8 +119,10 @@ func parseAck(text json.RawMessage) (*Ack, error) {
 		fits = a.UpToOffset == nil && extend == nil
 	case outcomeExtend:
 		fits = a.UpToOffset == nil && delay == nil && extend != nil && *extend > 0
+	case outcomeReject, outcomePartial:
+		fits = a.UpToOffset == nil && delay == nil && extend == nil
 	}
-	if !fits {
+	if !fits || seen["failures"] != (a.Outcome == outcomePartial) {
 		return nil, errAckMalformed
 	}
 	if delay != nil {
@@ -113,6 +132,53 @@ func parseAck(text json.RawMessage) (*Ack, error) {
 		a.Extend = *extend
 	}
 	return a, nil
+}
+
+// parseFailures reads what a partial ack lists: at least one record, and each once.
+func parseFailures(text json.RawMessage) ([]AckFailure, error) {
+	var values []json.RawMessage
+	if err := json.Unmarshal(text, &values); err != nil || len(values) == 0 {
+		return nil, errAckMalformed
+	}
+	failures := make([]AckFailure, len(values))
+	listed := make(map[int64]bool, len(values))
+	for i, value := range values {
+		f, seen := &failures[i], make(map[string]bool, 3)
+		err := eachMember(value, func(name string, value json.RawMessage) (err error) {
+			if seen[name] {
+				return errAckMalformed
+			}
+			seen[name] = true
+			switch name {
+			case "offset":
+				var offset *int64
+				offset, err = parseCount(value)
+				f.Offset = *offset
+			case "action":
+				f.Action, err = parseString(value)
+			case "reason":
+				f.Reason, err = parseReason(value)
+			default:
+				err = errAckMalformed
+			}
+			return err
+		})
+		known := f.Action == "retry" || f.Action == "dead_letter" || f.Action == "skip"
+		if err != nil || !seen["offset"] || !known || listed[f.Offset] {
+			return nil, errAckMalformed
+		}
+		listed[f.Offset] = true
+	}
+	return failures, nil
+}
+
+// parseReason reads a text for people, and cuts it at the end of a character.
+func parseReason(value json.RawMessage) (string, error) {
+	s, err := parseString(value)
+	if len(s) > longestReason {
+		s = strings.ToValidUTF8(s[:longestReason], "")
+	}
+	return s, err
 }
 
 // eachMember calls f with each member of a JSON object, until it returns an error.

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -37,6 +38,9 @@ var inlineAcks = []struct {
 	{`{"ack":{"outcome":"nack"}}`, &Ack{Outcome: "nack"}},
 	{`{"ack":{"outcome":"nack","delay_ms":0}}`, &Ack{Outcome: "nack"}},
 	{`{"ack":{"outcome":"nack","delay_ms":9223372036854775807}}`, &Ack{Outcome: "nack", Delay: 24 * time.Hour}},
+	{`{"ack":{"outcome":"reject","reason":"bad schema"}}`, &Ack{Outcome: "reject", Reason: "bad schema"}},
+	{`{"ack":{"outcome":"partial","failures":[{"offset":7,"action":"retry"},{"offset":3,"action":"dead_letter","reason":"x"}]}}`,
+		&Ack{Outcome: "partial", Failures: []AckFailure{{7, "retry", ""}, {3, "dead_letter", "x"}}}},
 	{`{"ack":{"outcome":"extend","extend_ms":60000}}`, &Ack{Outcome: "extend", Extend: time.Minute}},
 }
 
@@ -56,8 +60,20 @@ var malformedAcks = []string{
 	`{"ack":{"outcome":""}}`,
 	`{"ack":{"outcome":null}}`,
 	`{"ack":{"outcome":1}}`,
-	`{"ack":{"outcome":"reject"}}`,
+	`{"ack":{"outcome":"reject","failures":[{"offset":1,"action":"skip"}]}}`,
+	`{"ack":{"outcome":"reject","delay_ms":1}}`,
+	`{"ack":{"outcome":"partial"}}`,
+	`{"ack":{"outcome":"partial","failures":null}}`,
 	`{"ack":{"outcome":"partial","failures":[]}}`,
+	`{"ack":{"outcome":"partial","failures":[1]}}`,
+	`{"ack":{"outcome":"partial","failures":[{"offset":1}]}}`,
+	`{"ack":{"outcome":"partial","failures":[{"action":"skip"}]}}`,
+	`{"ack":{"outcome":"partial","failures":[{"offset":-1,"action":"skip"}]}}`,
+	`{"ack":{"outcome":"partial","failures":[{"offset":1,"action":"pray"}]}}`,
+	`{"ack":{"outcome":"partial","failures":[{"offset":1,"action":"skip","why":"x"}]}}`,
+	`{"ack":{"outcome":"partial","failures":[{"offset":1,"action":"skip"},{"offset":1,"action":"retry"}]}}`,
+	`{"ack":{"outcome":"partial","failures":[{"offset":1,"action":"skip"}],"up_to_offset":3}}`,
+	`{"ack":{"failures":[{"offset":1,"action":"skip"}]}}`,
 	`{"ack":{"reason":null}}`,
 	`{"ack":{"reason":["x"]}}`,
 	`{"ack":{"up_to_offset":null}}`,
@@ -111,12 +127,14 @@ func FuzzInlineAck(f *testing.F) {
 		case err != nil && a != nil:
 			t.Fatalf("%q gives an ack and an error", body)
 		case a == nil:
-		case a.Outcome != "ack" && a.Outcome != "nack" && a.Outcome != "extend":
+		case !slices.Contains([]string{"ack", "nack", "extend", "reject", "partial"}, a.Outcome):
 			t.Fatalf("%q has outcome %q", body, a.Outcome)
 		case a.Delay < 0 || a.Extend < 0 || a.UpToOffset != nil && *a.UpToOffset < 0:
 			t.Fatalf("%q gives negative numbers: %+v", body, a)
 		case a.Outcome == "extend" && a.Extend == 0:
 			t.Fatalf("%q extends by nothing", body)
+		case (a.Outcome == "partial") != (len(a.Failures) > 0):
+			t.Fatalf("%q lists %d failures", body, len(a.Failures))
 		}
 	})
 }
