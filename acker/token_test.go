@@ -98,6 +98,33 @@ func TestTokenRefused(t *testing.T) {
 	}
 }
 
+// TestK1_ATokenWithOneBitChanged is refused, whichever bit it is, and so is the same
+// token of another installation.
+func TestK1_ATokenWithOneBitChanged(t *testing.T) {
+	tokens := NewTokens(testKey)
+	raw, err := base64.RawURLEncoding.DecodeString(exampleTokenText)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for bit := range 8 * len(raw) {
+		changed := bytes.Clone(raw)
+		changed[bit/8] ^= 1 << (bit % 8)
+		if got, err := tokens.Parse(base64.RawURLEncoding.EncodeToString(changed)); !errors.Is(err, ErrTokenInvalid) || got != (Token{}) {
+			t.Errorf("bit %d changed: got %+v, %v; want %v", bit, got, err, ErrTokenInvalid)
+		}
+	}
+	for bit := range 8 * len(exampleTokenText) {
+		changed := []byte(exampleTokenText)
+		changed[bit/8] ^= 1 << (bit % 8)
+		if got, err := tokens.Parse(string(changed)); !errors.Is(err, ErrTokenInvalid) || got != (Token{}) {
+			t.Errorf("bit %d of the text changed: got %+v, %v; want %v", bit, got, err, ErrTokenInvalid)
+		}
+	}
+	if _, err := NewTokens(otherKey).Parse(exampleTokenText); !errors.Is(err, ErrTokenInvalid) {
+		t.Errorf("by another installation: %v, want %v", err, ErrTokenInvalid)
+	}
+}
+
 func TestTokenWithAnyCharacterChangedIsRefused(t *testing.T) {
 	tokens := NewTokens(testKey)
 	for i := range exampleTokenText {

@@ -122,9 +122,9 @@ func (n noCalls) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, errors.New("nothing is to be sent")
 }
 
-// TestAForeignAckURLIsNotFollowed (K12): a forged delivery must not make the receiver
+// TestK12_AForeignAckURLIsNotFollowed: a forged delivery must not make the receiver
 // send requests, or its tokens, to places of the forger's choice.
-func TestAForeignAckURLIsNotFollowed(t *testing.T) {
+func TestK12_AForeignAckURLIsNotFollowed(t *testing.T) {
 	a := acker(t, AckerConfig{Gateway: "https://gw.example.com/kpush", Client: &http.Client{Transport: noCalls{t}}})
 	for _, url := range []string{
 		"https://evil.example.com/ack", "http://gw.example.com/ack", "https://gw.example.com:8443/ack", "https://gw.example.com.evil.org/ack",

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -55,14 +56,24 @@ func waitAccept(wait *api.AckParamsWait) (bool, error) {
 	return false, invalid(inQuery("wait"), "must be one of: commit, accept")
 }
 
-// ackOne decodes one ack and hands it in. By fields it takes the admin token.
+// ackOne decodes one ack and hands it in. By fields it takes the admin token. What
+// fails for its credential counts against the address that sent it, unless that has
+// the admin token.
 func (o operations) ackOne(ctx context.Context, body json.RawMessage, accept bool) (groupmanager.AckAnswer, error) {
-	request, err := decodeAck(body, isAdmin(ctx))
-	if err != nil {
-		return groupmanager.AckAnswer{}, err
+	c := callerOf(ctx)
+	if !c.admin && o.strangers.refuses(c.address, time.Now()) { // by what stands before it in a list
+		return groupmanager.AckAnswer{}, errTooManyFailures
 	}
-	request.WaitAccept = accept
-	return o.gateway.Ack(ctx, request)
+	request, err := decodeAck(body, c.admin)
+	var answer groupmanager.AckAnswer
+	if err == nil {
+		request.WaitAccept = accept
+		answer, err = o.gateway.Ack(ctx, request)
+	}
+	if !c.admin && (errors.Is(err, errUnauthorized) || errors.Is(err, groupmanager.ErrTokenInvalid)) {
+		o.strangers.failed(c.address, time.Now())
+	}
+	return answer, err
 }
 
 // ackAll returns one result per ack, in order. Each has such a share of the

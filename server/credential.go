@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"net/http"
+	"net/netip"
 	"strings"
+	"time"
 )
 
 // credential is what a caller has to know. Only a hash is kept, so that neither
@@ -44,18 +46,30 @@ func (s *Server) requireAdmin(next http.Handler) http.Handler {
 	})
 }
 
-type adminKey struct{}
+// caller is who sent an ack.
+type caller struct {
+	admin   bool       // the request carries the admin token
+	address netip.Addr // see addressOf
+}
 
-// noteAdmin leaves in the context whether the request carries the admin token,
-// for a handler that needs it for a part of what it does.
-func (s *Server) noteAdmin(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), adminKey{}, s.admin.admits(r))))
+type callerKey struct{}
+
+// noteCaller leaves in the context who calls, for a handler that needs the admin
+// token for a part of what it does only. A stranger whose bound is reached gets no
+// further.
+func (s *Server) noteCaller(next http.Handler) http.Handler {
+	return s.handle(func(w http.ResponseWriter, r *http.Request) error {
+		c := caller{admin: s.admin.admits(r), address: addressOf(r)}
+		if !c.admin && s.strangers.refuses(c.address, time.Now()) {
+			return errTooManyFailures
+		}
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
+		return nil
 	})
 }
 
-// isAdmin reads what noteAdmin left.
-func isAdmin(ctx context.Context) bool {
-	is, _ := ctx.Value(adminKey{}).(bool)
-	return is
+// callerOf reads what noteCaller left.
+func callerOf(ctx context.Context) caller {
+	c, _ := ctx.Value(callerKey{}).(caller)
+	return c
 }

@@ -20,6 +20,7 @@ var (
 	errNotJSON          = errors.New("content type or encoding is not plain JSON")
 	errBodyTooLarge     = errors.New("body is too large")
 	errBodyTooSlow      = errors.New("body did not arrive in time")
+	errTooManyFailures  = errors.New("too many acks without a valid credential from this address")
 )
 
 // invalidError says which fields of a request are not valid.
@@ -64,7 +65,7 @@ func refusal(status int, code api.ErrorCode, title, detail string) problem {
 	return problem{status: status, code: code, title: title, detail: detail}
 }
 
-// retryAfter is what every 503 tells in Retry-After, in seconds: most of what
+// retryAfter is what every 429 and 503 tells in Retry-After, in seconds: most of what
 // makes one is cured in a moment, and asking costs little.
 const retryAfter = "1"
 
@@ -81,6 +82,7 @@ var problems = []struct {
 	{errBodyTooLarge, refusal(413, api.ErrorCodeBodyTooLarge, "Body too large", "The body is larger than 1 MiB.")},
 	{errBodyTooSlow, refusal(408, api.ErrorCodeRequestTimeout, "Request timeout", "The body did not arrive in time.")},
 
+	{errTooManyFailures, refusal(429, api.ErrorCodeRateLimited, "Rate limited", "Too many acks without a valid token or bearer came from this address. Nothing of this one was read; it may be sent again.")},
 	{errLoop, refusal(508, api.ErrorCodeLoopDetected, "Loop detected", "This is a delivery of this installation: the webhook's URL leads back to it.")},
 
 	{webhooks.ErrMalformed, refusal(400, api.ErrorCodeMalformed, "Malformed body", "The body is not one JSON object.")},
@@ -184,7 +186,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		h.Set("WWW-Authenticate", `Bearer realm="kpush"`)
 	case http.StatusRequestTimeout:
 		h.Set("Connection", "close") // RFC 9110, 15.5.9
-	case http.StatusServiceUnavailable:
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		h.Set("Retry-After", retryAfter)
 	}
 	h.Set("Content-Type", "application/problem+json")

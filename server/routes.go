@@ -19,7 +19,7 @@ func (s *Server) routes() http.Handler {
 
 	op := s.operations()
 	admin := r.With(s.requireAdmin)
-	ack := r.With(s.noteAdmin, s.jsonBody)
+	ack := r.With(s.noteCaller, s.jsonBody)
 
 	admin.Get("/v1/webhooks", op.ListWebhooks)
 	admin.With(s.jsonBody).Post("/v1/webhooks", op.CreateWebhook)

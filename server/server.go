@@ -31,6 +31,10 @@ type Config struct {
 	// InsecureNoAuth lets everybody do everything.
 	InsecureNoAuth bool
 
+	// MaxFailedAcks is how many acks a second may come from one client address without
+	// a valid token or bearer; more are answered 429. Default 0: any number.
+	MaxFailedAcks int
+
 	// Internal answers other replicas, at /internal/v1/ on the API's listener. It
 	// checks by itself who calls, and bounds what it reads. Default: none, and
 	// nothing is at these paths.
@@ -67,6 +71,7 @@ const (
 type Server struct {
 	gateway        Gateway
 	admin          credential
+	strangers      *strangers
 	version        version.Info
 	logger         *slog.Logger
 	tracers        trace.TracerProvider
@@ -89,6 +94,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		gateway:        cfg.Gateway,
 		admin:          newCredential(cfg.AdminToken, cfg.InsecureNoAuth),
+		strangers:      newStrangers(cfg.MaxFailedAcks),
 		version:        cfg.Version,
 		logger:         cfg.Logger,
 		tracers:        cfg.TracerProvider,

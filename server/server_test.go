@@ -296,7 +296,7 @@ func checkProblem(t *testing.T, response *http.Response, data []byte) {
 	if p.Status != response.StatusCode || p.RequestID != response.Header.Get("X-Request-Id") || !p.Code.Valid() || p.Title == "" || p.Detail == "" {
 		t.Errorf("the problem does not fit its answer %d: %s", response.StatusCode, data)
 	}
-	needs := map[int]string{401: "WWW-Authenticate", 405: "Allow", 503: "Retry-After"}
+	needs := map[int]string{401: "WWW-Authenticate", 405: "Allow", 429: "Retry-After", 503: "Retry-After"}
 	if name := needs[p.Status]; name != "" && response.Header.Get(name) == "" {
 		t.Errorf("a %d has no %s", p.Status, name)
 	}

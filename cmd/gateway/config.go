@@ -75,6 +75,11 @@ type APIConfig struct {
 
 	AdminToken string `koanf:"admin_token" secret:"true" usage:"bearer token of the API"`
 
+	// MaxFailedAcks bounds the work that strangers make: acks a second from one client
+	// address that have neither a valid token nor the bearer. Behind a proxy all
+	// clients have one address.
+	MaxFailedAcks int `koanf:"max_failed_acks" usage:"acks a second without a valid credential that are read of one client address; more are answered 429; 0 for no limit"`
+
 	// InsecureNoAuth lets everybody do everything; a flag of serve alone.
 	InsecureNoAuth bool `koanf:"-"`
 }
@@ -124,7 +129,7 @@ const (
 func defaultConfig() Config {
 	return Config{
 		Kafka:      KafkaConfig{Brokers: []string{"127.0.0.1:9092"}, Properties: map[string]string{}, GroupProtocol: "classic"},
-		API:        APIConfig{Listen: ":8080"},
+		API:        APIConfig{Listen: ":8080", MaxFailedAcks: 1000},
 		Management: ManagementConfig{Listen: "127.0.0.1:8081"},
 		Registry:   RegistryConfig{Topic: "__kpush_registry", ReplicationFactor: -1},
 		Shutdown:   ShutdownConfig{DrainTimeout: 25 * time.Second},
@@ -151,6 +156,9 @@ func (c *Config) Validate() error {
 		if u, err := url.Parse(c.API.PublicURL); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
 			complain("api.public_url", "not an http or https URL")
 		}
+	}
+	if c.API.MaxFailedAcks < 0 {
+		complain("api.max_failed_acks", "must be 0 or more, not %d", c.API.MaxFailedAcks)
 	}
 	if c.Replica.ID != "" {
 		if err := replica.CheckID(c.Replica.ID); err != nil {

@@ -152,6 +152,7 @@ func (g *gateway) wire(build version.Info) error {
 		Gateway:        g.manager,
 		AdminToken:     c.API.AdminToken,
 		InsecureNoAuth: c.API.InsecureNoAuth,
+		MaxFailedAcks:  c.API.MaxFailedAcks,
 		Internal:       g.replica,
 		LoopMarkers:    keys.LoopMarkers(),
 		Version:        build,

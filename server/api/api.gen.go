@@ -85,6 +85,7 @@ const (
 	ErrorCodeOutcomeConflict      ErrorCode = "outcome_conflict"
 	ErrorCodePartitionNotFound    ErrorCode = "partition_not_found"
 	ErrorCodePreconditionFailed   ErrorCode = "precondition_failed"
+	ErrorCodeRateLimited          ErrorCode = "rate_limited"
 	ErrorCodeRequestTimeout       ErrorCode = "request_timeout"
 	ErrorCodeTokenInvalid         ErrorCode = "token_invalid"
 	ErrorCodeTopicNotFound        ErrorCode = "topic_not_found"
@@ -126,6 +127,8 @@ func (e ErrorCode) Valid() bool {
 	case ErrorCodePartitionNotFound:
 		return true
 	case ErrorCodePreconditionFailed:
+		return true
+	case ErrorCodeRateLimited:
 		return true
 	case ErrorCodeRequestTimeout:
 		return true
