@@ -365,27 +365,35 @@ func (g *Gateway) AwaitExit(t testing.TB) int {
 	return state.ExitCode()
 }
 
-// Log is what the gateway has written so far; of a long log, its end.
+// Log is what the gateway has written so far; of a long log, its beginning and its
+// end.
 func (g *Gateway) Log() string { return g.log.String() }
 
-// log keeps the last part of what a process writes, and of all of it what tells
-// who held which partition.
+// log keeps the first and the last part of what a process writes, and of all of it
+// what tells who held which partition.
 type log struct {
 	mu       sync.Mutex
-	text     bytes.Buffer
+	head     []byte // what a process says once, when it begins, is looked for long after
+	tail     bytes.Buffer
+	dropped  bool // something is missing between them
 	holdings holdings
 }
 
-// maxLog bounds a log; at twice that its older half is dropped.
-const maxLog = 256 << 10
+const (
+	maxLogHead = 16 << 10
+	maxLogTail = 256 << 10 // at twice that its older half is dropped
+)
 
 func (l *log) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.text.Write(p)
 	l.holdings.write(p)
-	if l.text.Len() > 2*maxLog {
-		l.text.Next(l.text.Len() - maxLog)
+	first := min(len(p), maxLogHead-len(l.head))
+	l.head = append(l.head, p[:first]...)
+	l.tail.Write(p[first:])
+	if l.tail.Len() > 2*maxLogTail {
+		l.tail.Next(l.tail.Len() - maxLogTail)
+		l.dropped = true
 	}
 	return len(p), nil
 }
@@ -393,5 +401,9 @@ func (l *log) Write(p []byte) (int, error) {
 func (l *log) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.text.String()
+	gap := ""
+	if l.dropped {
+		gap = "\n[...]\n"
+	}
+	return string(l.head) + gap + l.tail.String()
 }
