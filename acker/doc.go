@@ -35,8 +35,9 @@
 //   - What an earlier tenure settled, and told with its commit, is not delivered
 //     again, however many tenures follow.
 //   - The acked runs fit into the metadata of a commit, if nothing is entered
-//     while [Ledger.Full]; unless a partial ack leaves more pieces than it has
-//     room for, of which the lowest are told then.
+//     while [Ledger.Full]; unless a partial ack, or a delivery cut for what
+//     cannot be sent, leaves more pieces than there is room for: of these the lowest
+//     are told.
 //
 // Work is in proportion to the runs of consecutive offsets, not to the records
 // in them: a batch without holes is one run.

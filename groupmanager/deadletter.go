@@ -11,6 +11,7 @@ import (
 	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
 
 	"github.com/kpush/kpush/internal/records"
+	"github.com/kpush/kpush/webhooks/delivery"
 )
 
 // deadLetter is one delivery to be written to the dead letter topic: its open
@@ -186,7 +187,9 @@ func (l deadLetter) message(i int) *kafka.Message {
 	}
 	add("kpush-error-detail", l.detail(r.Offset))
 	add("kpush-attempts", strconv.Itoa(l.attempts))
-	add("kpush-first-attempt-at", l.first.UTC().Format(time.RFC3339Nano))
+	if !l.first.IsZero() { // it may never have been sent
+		add("kpush-first-attempt-at", l.first.UTC().Format(time.RFC3339Nano))
+	}
 	add("kpush-dead-lettered-at", l.now.UTC().Format(time.RFC3339Nano))
 	return m
 }
@@ -203,6 +206,9 @@ func (l deadLetter) detail(offset int64) string {
 			return "given up by the receiver"
 		}
 		return "given up by the receiver: " + reason
+	}
+	if l.code == delivery.CodeUndecodable {
+		return "the value is not JSON, so the record was not sent"
 	}
 	if l.status != 0 {
 		return fmt.Sprintf("given up after %d attempts; the last was answered %d", l.attempts, l.status)

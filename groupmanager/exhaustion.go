@@ -45,7 +45,7 @@ func (l *lane) hold(o *outgoing, at time.Time) {
 	}
 	o.held = true
 	l.metrics.heldBack(o.book.Records())
-	l.logger.Warn("attempts are used up, but more was given up than the budget allows; the delivery is held",
+	l.logger.Warn("a delivery is to be given up, but more was given up than the budget allows; the delivery is held",
 		"topic", l.tenure.topic, "partition", l.tenure.partition, "first_offset", o.book.First(),
 		"last_offset", o.book.Last(), "attempts", o.book.Attempts(), "code", o.code, "status", o.status)
 }
@@ -67,7 +67,7 @@ func (l *lane) delivered(records int) {
 	}
 	l.metrics.deliveredRecords(records)
 	l.bisector.succeeded()
-	if l.webhook.OnExhausted != webhooks.OnExhaustedBlock {
+	if l.webhook.OnExhausted != webhooks.OnExhaustedBlock || l.webhook.OnUndecodable != webhooks.OnUndecodableBase64 {
 		l.governor.delivered(records, time.Now())
 	}
 }

@@ -29,6 +29,7 @@ type instruments struct {
 	ofWebhook metric.MeasurementOption
 	exhausted metric.MeasurementOption
 	rejected  metric.MeasurementOption
+	unfitOf   metric.MeasurementOption
 	ok        [2]metric.MeasurementOption // attempts and duration of an acked delivery
 	commitOK  metric.MeasurementOption
 }
@@ -50,6 +51,7 @@ func newInstruments(meter metric.Meter, webhook string) (*instruments, error) {
 	i.ofWebhook = metric.WithAttributeSet(attribute.NewSet(i.webhook))
 	i.exhausted = metric.WithAttributeSet(attribute.NewSet(i.webhook, attribute.String(telemetry.AttrReason, "exhausted")))
 	i.rejected = metric.WithAttributeSet(attribute.NewSet(i.webhook, attribute.String(telemetry.AttrReason, "rejected")))
+	i.unfitOf = metric.WithAttributeSet(attribute.NewSet(i.webhook, attribute.String(telemetry.AttrReason, delivery.CodeUndecodable)))
 	acked := attribute.String(telemetry.AttrOutcome, "acked")
 	i.ok = [2]metric.MeasurementOption{
 		metric.WithAttributeSet(attribute.NewSet(i.webhook, acked)),
@@ -100,6 +102,11 @@ func (i *instruments) skipped(n int) {
 // refused counts records that were skipped because the receiver said so.
 func (i *instruments) refused(n int) {
 	i.skippedN.Add(context.Background(), int64(n), i.rejected)
+}
+
+// unfit counts records that were skipped because they are not JSON.
+func (i *instruments) unfit(n int) {
+	i.skippedN.Add(context.Background(), int64(n), i.unfitOf)
 }
 
 func (i *instruments) passedOver(n int64) {

@@ -26,6 +26,7 @@ const (
 // called from many goroutines at once, each with messages of its own.
 type deliverer interface {
 	Encode(id, topic string, partition int32, b *records.Batch, from, to int) *delivery.Message
+	Undecodable(b *records.Batch) []int
 	Send(ctx context.Context, m *delivery.Message, a delivery.Attempt) delivery.Result
 }
 
@@ -68,6 +69,7 @@ type lane struct {
 	streak   int // successes since the limit was set
 	bisector bisector
 	governor governor
+	sifted   bool // there may be deliveries that are unfit
 
 	senders  *senders
 	last     *AttemptError
@@ -96,6 +98,7 @@ type outgoing struct {
 	givenUp  int       // records skipped or dead-lettered
 	code     string    // of the last failure
 	status   int
+	unfit    bool             // its values are not JSON: it is never sent
 	reason   string           // that the receiver gave for rejecting it
 	reasons  map[int64]string // and for single records of it, by offset; shared
 	suspicion
@@ -132,6 +135,11 @@ func (l *lane) deliver(b *records.Batch, now time.Time) error {
 	if len(l.open) == 1 {
 		l.tenure.oldest.Store(b.Records[0].Timestamp)
 	}
+	if unfit := l.client.Undecodable(b); len(unfit) > 0 {
+		l.sift(o, unfit)
+		l.sendDue(now)
+		return nil
+	}
 	l.start(o, now)
 	return nil
 }
@@ -160,6 +168,9 @@ func (l *lane) full() bool { return l.inFlight >= l.webhook.MaxInFlight }
 // sendDue starts every delivery whose time has come and whose turn it is, while the
 // lane is not full.
 func (l *lane) sendDue(now time.Time) {
+	if l.sifted {
+		l.giveUpUnfit(now)
+	}
 	for i, o := range l.open {
 		if l.full() || l.ordered() && i > 0 {
 			return

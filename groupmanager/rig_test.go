@@ -3,6 +3,7 @@ package groupmanager
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -21,6 +22,7 @@ import (
 type queue struct {
 	mu       sync.Mutex
 	pending  []int64 // offsets
+	damaged  []int64 // those whose values are not JSON
 	position int64
 	err      error
 	wake     chan struct{}
@@ -55,7 +57,7 @@ func (q *queue) Read(dst *records.Batch, most int) (int, error) {
 	defer q.mu.Unlock()
 	n := min(most, len(q.pending))
 	for _, o := range q.pending[:n] {
-		dst.Append(records.Record{Offset: o, Timestamp: 1_790_000_000_000 + o, TimestampType: records.TimestampCreate}, nil, []byte("value"))
+		dst.Append(records.Record{Offset: o, Timestamp: 1_790_000_000_000 + o, TimestampType: records.TimestampCreate}, nil, q.value(o))
 		q.position = o + 1
 	}
 	q.pending = q.pending[n:]
@@ -63,6 +65,13 @@ func (q *queue) Read(dst *records.Batch, most int) (int, error) {
 		return 0, q.err
 	}
 	return n, nil
+}
+
+func (q *queue) value(offset int64) []byte {
+	if slices.Contains(q.damaged, offset) {
+		return []byte("value")
+	}
+	return []byte(`"value"`)
 }
 
 func (q *queue) Wake() <-chan struct{} { return q.wake }

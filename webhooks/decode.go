@@ -80,6 +80,7 @@ func (w *Webhook) binds() map[string]any {
 		"description": &w.Description, "labels": &w.Labels,
 		"start": &w.Start, "offset_reset": &w.OffsetReset, "isolation_level": &w.IsolationLevel,
 		"ordering": &w.Ordering, "max_in_flight": &w.MaxInFlight, "on_exhausted": &w.OnExhausted,
+		"on_undecodable": &w.OnUndecodable,
 		"batch": map[string]any{
 			"max_records": &w.Batch.MaxRecords, "max_bytes": &w.Batch.MaxBytes, "linger_ms": &w.Batch.LingerMs,
 		},

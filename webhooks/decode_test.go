@@ -59,11 +59,11 @@ func TestDecodeReadsEveryField(t *testing.T) {
 		IsolationLevel: ReadUncommitted, Ordering: OrderingNone, MaxInFlight: 1000,
 		Batch:       Batch{MaxRecords: 10_000, MaxBytes: 16 << 20, LingerMs: 60_000},
 		Fetch:       Fetch{MinBytes: 2, MaxBytes: 3, MaxWaitMs: 4, PrefetchRecords: 5, PrefetchBytes: 1024},
-		Format:      Format{Type: "envelope", Key: "base64", Value: "string"},
+		Format:      Format{Type: "envelope", Key: "base64", Value: "json"},
 		Request:     Request{TimeoutMs: 600_000, Headers: map[string]string{"Authorization": "Bearer x", "x-env": ""}},
 		Ack:         Ack{Mode: AckExplicit, TimeoutMs: 3_600_000, MaxTimeoutMs: 86_400_000},
 		Retry:       Retry{InitialBackoffMs: 1, MaxBackoffMs: 3_600_000, Multiplier: 1.5, MaxAttempts: 7, MaxAgeMs: 86_400_000},
-		OnExhausted: OnExhaustedDeadLetter, DeadLetter: DeadLetter{Topic: &dead}, Signing: Signing{Enabled: false},
+		OnExhausted: OnExhaustedDeadLetter, OnUndecodable: OnUndecodableSkip, DeadLetter: DeadLetter{Topic: &dead}, Signing: Signing{Enabled: false},
 		Lifecycle: &Lifecycle{URL: "https://example.com/lifecycle"}, TLS: TLS{CA: new(testCA(t))},
 	}
 	body, err := json.Marshal(want)

@@ -63,9 +63,10 @@ func sameContent(a, b Webhook) bool {
 
 // Layouts of the values. Adding a field raises the version: an older build must
 // not drop the field by writing the webhook back. Version 2 has pinned, and in the
-// webhook lifecycle and patterns among the topics; version 3 has tls.
+// webhook lifecycle and patterns among the topics; version 3 has tls; version 4 has
+// on_undecodable.
 const (
-	storedVersion  = 3 // what this build writes
+	storedVersion  = 4 // what this build writes
 	oldestReadable = 1
 )
 

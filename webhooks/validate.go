@@ -277,6 +277,10 @@ func (w *Webhook) checkRetry(c *complaints) {
 
 func (w *Webhook) checkExhausted(c *complaints) {
 	oneOf(c, "/on_exhausted", w.OnExhausted, OnExhaustedBlock, OnExhaustedDeadLetter, OnExhaustedSkip)
+	oneOf(c, "/on_undecodable", w.OnUndecodable, OnUndecodableBase64, OnUndecodableBlock, OnUndecodableDeadLetter, OnUndecodableSkip)
+	if w.OnUndecodable != OnUndecodableBase64 && w.Format.Value != "json" {
+		c.add("/on_undecodable", "must be base64 unless format.value is json")
+	}
 	const pointer = "/dead_letter/topic"
 	topic := w.DeadLetter.Topic
 	switch {
@@ -290,6 +294,8 @@ func (w *Webhook) checkExhausted(c *complaints) {
 		}
 	case w.OnExhausted == OnExhaustedDeadLetter:
 		c.add(pointer, "is required when on_exhausted is dead_letter")
+	case w.OnUndecodable == OnUndecodableDeadLetter:
+		c.add(pointer, "is required when on_undecodable is dead_letter")
 	}
 }
 

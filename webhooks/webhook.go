@@ -45,7 +45,8 @@ type Webhook struct {
 	Request        Request           `json:"request"`
 	Ack            Ack               `json:"ack"`
 	Retry          Retry             `json:"retry"`
-	OnExhausted    string            `json:"on_exhausted"` // block, dead_letter, skip
+	OnExhausted    string            `json:"on_exhausted"`   // block, dead_letter, skip
+	OnUndecodable  string            `json:"on_undecodable"` // base64, block, dead_letter, skip: of values that are not JSON, with format.value json
 	DeadLetter     DeadLetter        `json:"dead_letter"`
 	Signing        Signing           `json:"signing"`
 	Lifecycle      *Lifecycle        `json:"lifecycle"` // nil: nobody is told of assignments
@@ -61,6 +62,11 @@ const (
 
 	AckAuto     = "auto"
 	AckExplicit = "explicit"
+
+	OnUndecodableBase64     = "base64"
+	OnUndecodableBlock      = "block"
+	OnUndecodableDeadLetter = "dead_letter"
+	OnUndecodableSkip       = "skip"
 
 	OnExhaustedBlock      = "block"
 	OnExhaustedDeadLetter = "dead_letter"
@@ -181,6 +187,7 @@ func Default() Webhook {
 		Ack:            Ack{Mode: AckAuto, TimeoutMs: 30_000, MaxTimeoutMs: 600_000},
 		Retry:          Retry{InitialBackoffMs: 500, MaxBackoffMs: 60_000, Multiplier: 2},
 		OnExhausted:    OnExhaustedBlock,
+		OnUndecodable:  OnUndecodableBase64,
 		Signing:        Signing{Enabled: true},
 	}
 }

@@ -75,7 +75,7 @@ const (
 const (
 	AttrWebhook   = "webhook"   // webhook id
 	AttrOutcome   = "outcome"   // of an attempt: acked, received, stated, or the code of last_error; of a commit: ok, failed
-	AttrReason    = "reason"    // why records were skipped: exhausted, rejected, offset_reset
+	AttrReason    = "reason"    // why records were skipped: exhausted, rejected, undecodable, offset_reset
 	AttrResult    = "result"    // of an ack: the result or the problem code it was answered with
 	AttrState     = "state"     // of a webhook: active, paused, disabled, failed
 	AttrTopic     = "topic"     // Kafka topic

@@ -168,6 +168,30 @@ func (e HealthStatus) Valid() bool {
 	}
 }
 
+// Defines values for OnUndecodable.
+const (
+	OnUndecodableBase64     OnUndecodable = "base64"
+	OnUndecodableBlock      OnUndecodable = "block"
+	OnUndecodableDeadLetter OnUndecodable = "dead_letter"
+	OnUndecodableSkip       OnUndecodable = "skip"
+)
+
+// Valid indicates whether the value is a known member of the OnUndecodable enum.
+func (e OnUndecodable) Valid() bool {
+	switch e {
+	case OnUndecodableBase64:
+		return true
+	case OnUndecodableBlock:
+		return true
+	case OnUndecodableDeadLetter:
+		return true
+	case OnUndecodableSkip:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for PartitionState.
 const (
 	PartitionStateBackingOff       PartitionState = "backing_off"
@@ -368,7 +392,7 @@ type AckResults struct {
 type AttemptError struct {
 	At time.Time `json:"at"`
 
-	// Code A stable word. `http_` and a status; `redirect_not_followed`; `ack_timeout`, `ack_malformed`, `nacked`, `rejected`; `exhaustion_held`; of answers
+	// Code A stable word. `http_` and a status; `redirect_not_followed`; `ack_timeout`, `ack_malformed`, `nacked`, `rejected`; `undecodable`, `exhaustion_held`; of answers
 	// `response_malformed`, `response_truncated`, `response_too_large`; of connections `dns_error`, `connect_refused`,
 	// `connect_timeout`, `connect_failed`, `tls_error`, `timeout`, `connection_reset`; `loop_detected`; and `address_denied` for a
 	// target that the installation's policy does not allow, to which nothing was sent.
@@ -401,6 +425,11 @@ type Health struct {
 
 // HealthStatus defines model for Health.Status.
 type HealthStatus string
+
+// OnUndecodable What happens to a record whose value is not JSON, with `format.value` `json`; with another one it has to be
+// `base64`. `base64`: it is sent, as `value_base64`. The others do not send it. `block`: the partition is held.
+// `dead_letter` and `skip`: as in `on_exhausted`, within the same budget. The code is `undecodable`.
+type OnUndecodable string
 
 // Partition Where one partition stands. What is not known is null.
 type Partition struct {

@@ -42,6 +42,7 @@ type Client struct {
 	explicit bool // only an explicit ack counts
 	key      keyFormat
 	value    valueFormat
+	strict   bool // values have to be JSON
 	envelope envelopeParts
 	headroom atomic.Int64 // the longest envelope head seen, what Encode leaves room for
 }
@@ -71,6 +72,7 @@ func newClient(cfg Config, d *dialer) (*Client, error) {
 		explicit: w.Ack.Mode == webhooks.AckExplicit,
 		key:      keyFormatOf(w.Format.Key),
 		value:    valueFormatOf(w.Format.Value),
+		strict:   w.Format.Value == "json" && w.OnUndecodable != webhooks.OnUndecodableBase64,
 		envelope: newEnvelopeParts(w, cfg.AckURL),
 	}
 	c.headroom.Store(minHeadroom)

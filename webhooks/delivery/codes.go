@@ -29,6 +29,7 @@ const (
 	CodeRedirect        = "redirect_not_followed" // a final 1xx or a 3xx
 	CodeAckMalformed    = "ack_malformed"         // the answer has an ack that does not fit, or is packed so that nobody can tell
 	CodeLoop            = "loop_detected"         // the request came back to the installation that sent it
+	CodeUndecodable     = "undecodable"           // a value is not JSON, and the webhook wants such values held or given up: nothing was sent
 	CodeCanceled        = "canceled"              // we gave the attempt up
 	codeHTTPPrefix      = "http_"
 )

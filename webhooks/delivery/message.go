@@ -55,6 +55,23 @@ func (c *Client) Encode(id string, topic string, partition int32, b *records.Bat
 	return m
 }
 
+// Undecodable lists the records of b, by index, whose values are not JSON, where the
+// webhook wants to know: with format.value json and an on_undecodable of its own. A
+// tombstone has no value, and null is JSON, though it goes as base64.
+func (c *Client) Undecodable(b *records.Batch) []int {
+	if !c.strict {
+		return nil
+	}
+	var found []int
+	var check validator
+	for i := range b.Records {
+		if v := b.Value(i); v != nil && !check.valid(v, 0) {
+			found = append(found, i)
+		}
+	}
+	return found
+}
+
 // Free returns the message's memory. The message must not be used afterwards.
 func (m *Message) Free() {
 	if cap(m.buf) > maxPooled {
