@@ -37,6 +37,7 @@ type house struct {
 
 	properties map[string]string // of the Kafka clients, besides the usual ones
 	drain      time.Duration     // zero: 5 s
+	guard      *egress.Guard     // nil: one that lets everything on loopback through
 }
 
 // embedded starts a broker in memory.
@@ -129,7 +130,7 @@ func (h *house) start(t *testing.T) {
 	h.Manager, err = groupmanager.New(groupmanager.Config{
 		Kafka: conf, Registry: registry, RegistryTopic: kafkastore.DefaultTopic, Keys: keys, ReplicaID: h.id, Peers: h.replica,
 		AckURL: "http://gateway.test/ack", UserAgent: "kpush/test", DrainTimeout: cmp.Or(h.drain, 5*time.Second), Logger: logger,
-		Guard: egress.New(receivers(t), egress.Options{}),
+		Guard: cmp.Or(h.guard, egress.New(receivers(t), egress.Options{})),
 	})
 	if err != nil {
 		t.Fatal(err)
