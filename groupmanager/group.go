@@ -149,12 +149,19 @@ func (g *group) live(parent context.Context) error {
 	g.mu.Lock()
 	g.topics = topics
 	g.mu.Unlock()
-	client, err := delivery.NewClient(g.shared.clientConfig(w, secret))
+	sending := g.shared.clientConfig(w, secret)
+	if sending.Tokens, err = delivery.NewTokenSource(sending); err != nil {
+		return fmt.Errorf("making the source of access tokens: %w", err)
+	}
+	if sending.Tokens != nil {
+		defer sending.Tokens.Close()
+	}
+	client, err := delivery.NewClient(sending)
 	if err != nil {
 		return fmt.Errorf("making the delivery client: %w", err)
 	}
 	defer client.Close()
-	told, endCalls, err := g.lifecycle(w, secret)
+	told, endCalls, err := g.lifecycle(sending)
 	if err != nil {
 		return err
 	}
@@ -188,11 +195,12 @@ func (s *shared) clientConfig(w webhooks.Webhook, secret []byte) delivery.Config
 
 // lifecycle makes what tells the receiver of partitions, nil if it wants to hear
 // nothing; end closes its connections, after the member has left.
-func (g *group) lifecycle(w webhooks.Webhook, secret []byte) (l *lifecycle, end func(), err error) {
+func (g *group) lifecycle(cfg delivery.Config) (l *lifecycle, end func(), err error) {
+	w := cfg.Webhook
 	if w.Lifecycle == nil {
 		return nil, func() {}, nil
 	}
-	n, err := delivery.NewNotifier(g.shared.clientConfig(w, secret))
+	n, err := delivery.NewNotifier(cfg)
 	if err != nil {
 		return nil, nil, fmt.Errorf("making the client of lifecycle calls: %w", err)
 	}

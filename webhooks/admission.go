@@ -15,5 +15,8 @@ func (w *Webhook) Admit(g *egress.Guard) error {
 	if w.Lifecycle != nil {
 		ask("/lifecycle/url", w.Lifecycle.URL)
 	}
+	if w.Auth.FetchesTokens() {
+		ask("/auth/token_url", w.Auth.TokenURL)
+	}
 	return c.err()
 }

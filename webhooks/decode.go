@@ -62,6 +62,9 @@ func (w *Webhook) complete(body object) {
 	if w.Lifecycle != nil {
 		w.Lifecycle.URL = punycode(w.Lifecycle.URL)
 	}
+	if w.Auth != nil {
+		w.Auth.TokenURL = punycode(w.Auth.TokenURL)
+	}
 	if w.GroupID == "" {
 		w.GroupID = fmt.Sprintf("kpush.%s.%s", w.Tenant, w.ID)
 	}
@@ -100,7 +103,10 @@ func (w *Webhook) binds() map[string]any {
 		"dead_letter": map[string]any{"topic": &w.DeadLetter.Topic},
 		"signing":     map[string]any{"enabled": &w.Signing.Enabled},
 		"lifecycle":   &w.Lifecycle,
-		"tls":         map[string]any{"ca": &w.TLS.CA},
+		"tls": map[string]any{
+			"ca": &w.TLS.CA, "client_certificate": &w.TLS.ClientCertificate, "client_key": &w.TLS.ClientKey,
+		},
+		"auth": &w.Auth,
 
 		"tenant": readOnly{}, "state": readOnly{}, "state_reason": readOnly{},
 		"created_at": readOnly{}, "updated_at": readOnly{}, "secret": notYours{},
@@ -156,6 +162,13 @@ func (b binder) put(pointer string, place, v any) {
 	case **Lifecycle:
 		*p = new(Lifecycle)
 		b.put(pointer, map[string]any{"url": &(*p).URL}, v)
+	case **Auth:
+		if _, ok := v.(object); !ok {
+			b.add(pointer, "must be an object")
+			return
+		}
+		*p = new(Auth)
+		b.put(pointer, (*p).binds(), v)
 	case map[string]any:
 		o, ok := v.(object)
 		if !ok {

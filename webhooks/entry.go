@@ -30,6 +30,9 @@ func (w Webhook) Clone() Webhook {
 	w.DeadLetter.Topic = clonePointer(w.DeadLetter.Topic)
 	w.Lifecycle = clonePointer(w.Lifecycle)
 	w.TLS.CA = clonePointer(w.TLS.CA)
+	w.TLS.ClientCertificate = clonePointer(w.TLS.ClientCertificate)
+	w.TLS.ClientKey = clonePointer(w.TLS.ClientKey)
+	w.Auth = w.Auth.clone()
 	return w
 }
 
@@ -64,7 +67,7 @@ func sameContent(a, b Webhook) bool {
 // Layouts of the values. Adding a field raises the version: an older build must
 // not drop the field by writing the webhook back. Version 2 has pinned, and in the
 // webhook lifecycle and patterns among the topics; version 3 has tls; version 4 has
-// on_undecodable.
+// on_undecodable, auth, the client certificate of tls, and credentials sealed.
 const (
 	storedVersion  = 4 // what this build writes
 	oldestReadable = 1
@@ -76,6 +79,9 @@ type stored struct {
 	Webhook Webhook           `json:"webhook"`
 	Secret  []byte            `json:"sealed_secret"` // AES256-GCM, associated data is tenant/id
 	Pinned  map[string]Pinned `json:"pinned,omitempty"`
+
+	// Credentials are those of the webhook, which has Mask in their place.
+	Credentials []byte `json:"sealed_credentials,omitempty"`
 }
 
 // Keys of records in the registry. A webhook's carries its tenant.
@@ -97,7 +103,13 @@ func encode(e Entry, keys *Keys) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	value, err := json.Marshal(stored{storedVersion, e.Webhook, sealed, e.Pinned})
+	masked, credentials, err := sealCredentials(e.Webhook, keys)
+	if err != nil {
+		return nil, err
+	}
+	value, err := json.Marshal(stored{
+		Version: storedVersion, Webhook: masked, Secret: sealed, Pinned: e.Pinned, Credentials: credentials,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("encoding webhook %s: %w", e.Webhook.ID, err)
 	}
@@ -130,5 +142,8 @@ func decodeEntry(recordKey string, value []byte, revision int64, keys *Keys) (En
 		return Entry{}, errors.New("the value belongs to another key")
 	}
 	secret, err := keys.open(s.Secret, owner(&s.Webhook))
+	if err == nil {
+		err = openCredentials(&s.Webhook, s.Credentials, keys)
+	}
 	return Entry{s.Webhook, secret, revision, s.Pinned}, err
 }

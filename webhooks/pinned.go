@@ -13,7 +13,7 @@ type Pinned struct {
 // topics: some 8,000 with short names. With the rest of the webhook, of which
 // Validate bounds every field, it has to fit into one record: a broker takes 1 MB by
 // default, and so does the client.
-const maxPinned = 704 << 10
+const maxPinned = 640 << 10
 
 // CheckPinned tells whether a webhook may have so many topics when it is registered;
 // if not, the error is a *ValidationError.

@@ -94,6 +94,7 @@ func (w *Webhook) check(c *complaints) {
 	w.checkRetry(c)
 	w.checkExhausted(c)
 	checkTLS(c, "/tls", w.TLS)
+	checkAuth(c, "/auth", w.Auth, w.Request.Headers)
 	if w.Lifecycle != nil {
 		checkURL(c, "/lifecycle/url", w.Lifecycle.URL)
 	}

@@ -51,6 +51,7 @@ type Webhook struct {
 	Signing        Signing           `json:"signing"`
 	Lifecycle      *Lifecycle        `json:"lifecycle"` // nil: nobody is told of assignments
 	TLS            TLS               `json:"tls"`
+	Auth           *Auth             `json:"auth"` // nil: the signature is all
 	CreatedAt      time.Time         `json:"created_at"`
 	UpdatedAt      time.Time         `json:"updated_at"`
 }

@@ -56,7 +56,8 @@ func TestACloneSharesNothing(t *testing.T) {
 		w := valid()
 		w.Labels, w.Request.Headers = map[string]string{"a": "b"}, map[string]string{"x": "y"}
 		w.StateReason, w.DeadLetter.Topic, w.Lifecycle = new(reason), new(dead), &Lifecycle{URL: "http://l"}
-		w.TLS.CA = new("ca")
+		w.TLS = TLS{CA: new("ca"), ClientCertificate: new("cert"), ClientKey: new("key")}
+		w.Auth = &Auth{Type: AuthOAuth2, Scopes: []string{"read"}}
 		return w
 	}
 	w := full()
@@ -66,7 +67,8 @@ func TestACloneSharesNothing(t *testing.T) {
 	}
 	c.Topics[0], c.Labels["a"], c.Request.Headers["x"] = "other", "other", "other"
 	*c.StateReason, *c.DeadLetter.Topic, c.Lifecycle.URL = "other", "other", "other"
-	*c.TLS.CA = "other"
+	*c.TLS.CA, *c.TLS.ClientCertificate, *c.TLS.ClientKey = "other", "other", "other"
+	c.Auth.Type, c.Auth.Scopes[0] = "other", "other"
 	if diff := cmp.Diff(full(), w); diff != "" {
 		t.Errorf("a change of the clone shows (-want +got):\n%s", diff)
 	}

@@ -394,7 +394,8 @@ type AttemptError struct {
 
 	// Code A stable word. `http_` and a status; `redirect_not_followed`; `ack_timeout`, `ack_malformed`, `nacked`, `rejected`; `undecodable`, `exhaustion_held`; of answers
 	// `response_malformed`, `response_truncated`, `response_too_large`; of connections `dns_error`, `connect_refused`,
-	// `connect_timeout`, `connect_failed`, `tls_error`, `timeout`, `connection_reset`; `loop_detected`; and `address_denied` for a
+	// `connect_timeout`, `connect_failed`, `tls_error`, `timeout`, `connection_reset`; `loop_detected`; `auth_token_refused`,
+	// `auth_token_denied` and `auth_token_failed` for a token that could not be had, without which the receiver is not asked; and `address_denied` for a
 	// target that the installation's policy does not allow, to which nothing was sent.
 	//
 	//
@@ -521,11 +522,20 @@ type SeekResult struct {
 	DryRun bool       `json:"dry_run"`
 }
 
-// TLS How the webhook's URLs are reached by https. Certificates are always checked, and TLS is 1.2 or later.
+// TLS How the webhook's URLs are reached by https. Certificates are always checked, and TLS is 1.2 or later. An
+// `auth.token_url` trusts the system's authorities beside those in `ca`.
 type TLS struct {
 	// Ca Certificates in PEM, at most 20 and 64 KiB of JSON: the authorities that are trusted for this webhook, in place of
 	// the system's, which are trusted without.
 	Ca *string `json:"ca,omitempty"`
+
+	// ClientCertificate The gateway's certificate for receivers that ask for one, in PEM, with those that lead to an authority behind it;
+	// at most 20 and 16 KiB of JSON. Another pair takes over without a pause; let the receiver trust both meanwhile.
+	ClientCertificate *string `json:"client_certificate,omitempty"`
+
+	// ClientKey The private key of `client_certificate`, in PEM and not encrypted, at most 8 KiB of JSON. It is answered as
+	// `********`, and sent back so stays what it is under the rules of `auth`.
+	ClientKey *string `json:"client_key,omitempty"`
 }
 
 // Version defines model for Version.

@@ -13,6 +13,7 @@ type Attempt struct {
 	Generation int32 // the group's generation now
 	Token      string
 	Now        time.Time // wall clock: webhook-timestamp and the body's timestamp
+	Sample     bool      // what is sent is invented, and says so
 }
 
 // Send makes one attempt, bounded by the webhook's request timeout and ctx. It

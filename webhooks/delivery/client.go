@@ -33,6 +33,10 @@ type Config struct {
 	// LoopMarker, if it is not empty, goes out as LoopHeader with every request, so
 	// that a gateway knows its own deliveries when they come back to it.
 	LoopMarker string
+
+	// Tokens are what the webhook's auth needs, for all that are made from one
+	// webhook. Default: a source of its own for each.
+	Tokens *TokenSource
 }
 
 // Client delivers to one webhook through one transport of its own. All methods
@@ -65,6 +69,10 @@ func newClient(cfg Config, d *dialer) (*Client, error) {
 	headers := append(fixedHeaders(cfg), header{"kpush-ack-timeout-ms", strconv.Itoa(w.Ack.TimeoutMs)})
 	e, err := newEndpoint(cfg, d, "url", w.URL, headers)
 	if err != nil {
+		return nil, err
+	}
+	if err := e.authenticate(cfg); err != nil {
+		e.Close()
 		return nil, err
 	}
 	c := &Client{

@@ -30,6 +30,9 @@ const (
 	CodeAckMalformed    = "ack_malformed"         // the answer has an ack that does not fit, or is packed so that nobody can tell
 	CodeLoop            = "loop_detected"         // the request came back to the installation that sent it
 	CodeUndecodable     = "undecodable"           // a value is not JSON, and the webhook wants such values held or given up: nothing was sent
+	CodeTokenRefused    = "auth_token_refused"    // the token endpoint does not take the client's credentials, or what it asks for
+	CodeTokenDenied     = "auth_token_denied"     // the operator's policy does not allow the token endpoint; nothing was sent
+	CodeTokenFailed     = "auth_token_failed"     // any other way to get no token from the endpoint; the receiver was not asked
 	CodeCanceled        = "canceled"              // we gave the attempt up
 	codeHTTPPrefix      = "http_"
 )

@@ -19,12 +19,16 @@ type dialer struct {
 	handshake time.Duration
 }
 
-// dialerOf makes the dialer of cfg's webhook, which trusts whom the webhook says.
+// dialerOf makes the dialer of cfg's webhook, which trusts whom the webhook says, and
+// shows what the webhook has to show.
 func dialerOf(cfg Config) (*dialer, error) {
 	d := newDialer(cfg.Guard)
 	var err error
 	if d.tls.RootCAs, err = cfg.Webhook.TLS.Authorities(); err != nil {
 		return nil, fmt.Errorf("webhook %q: tls.ca %w", cfg.Webhook.ID, err)
+	}
+	if d.tls.Certificates, err = cfg.Webhook.TLS.Identity(); err != nil {
+		return nil, fmt.Errorf("webhook %q: tls.client_key %w", cfg.Webhook.ID, err)
 	}
 	return d, nil
 }

@@ -25,10 +25,13 @@ type endpoint struct {
 	signers  *signers      // nil: requests go unsigned
 	dialer   *dialer
 	wires    wires
-	unwatch  func() // ends the watch over the guard's policy
-	loop     string // Config.LoopMarker
+	unwatch  func()       // ends the watch over the guard's policy
+	loop     string       // Config.LoopMarker
+	tokens   *TokenSource // nil: none are shown
 	tracer   trace.Tracer
 	requests sync.Pool // of *request
+
+	ownTokens *TokenSource // tokens, if it is closed with the endpoint
 }
 
 // newEndpoint makes the endpoint at a URL of cfg's webhook; name is that of the
@@ -75,12 +78,15 @@ func newEndpoint(cfg Config, d *dialer, name, text string, headers []header) (*e
 func (e *endpoint) Close() {
 	e.unwatch()
 	e.wires.close()
+	if e.ownTokens != nil {
+		e.ownTokens.Close()
+	}
 }
 
-// exchange sends the request that r holds and reads the answer; code is set when
+// send sends the request that r holds and reads the answer; code is set when
 // there was none. When an idle connection turns out to be closed before any byte
 // was written to it, another is taken, and in no other case.
-func (e *endpoint) exchange(ctx context.Context, r *request, body []byte, deadline time.Time) (ans answer, code string) {
+func (e *endpoint) send(ctx context.Context, r *request, body []byte, deadline time.Time) (ans answer, code string) {
 	for {
 		if ctx.Err() != nil {
 			return answer{}, CodeCanceled

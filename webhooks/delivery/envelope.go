@@ -79,7 +79,11 @@ func (m *Message) appendFixed(dst []byte) []byte {
 // appendHead appends everything before the records, for one attempt.
 func (m *Message) appendHead(dst []byte, a Attempt) []byte {
 	parts := &m.client.envelope
-	dst = append(dst, `{"type":"kafka.records","timestamp":"`...)
+	if a.Sample {
+		dst = append(dst, `{"type":"kafka.records.test","timestamp":"`...)
+	} else {
+		dst = append(dst, `{"type":"kafka.records","timestamp":"`...)
+	}
 	dst = a.Now.UTC().AppendFormat(dst, envelopeTime)
 	dst = append(dst, `","delivery_id":`...)
 	dst = appendQuoted(dst, m.id)

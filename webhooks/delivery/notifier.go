@@ -53,6 +53,10 @@ func NewNotifier(cfg Config) (*Notifier, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := e.authenticate(cfg); err != nil {
+		e.Close()
+		return nil, err
+	}
 	return &Notifier{endpoint: e, webhookID: w.ID, groupID: w.GroupID}, nil
 }
 

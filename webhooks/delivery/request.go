@@ -22,7 +22,10 @@ const LoopHeader = "kpush-loop"
 func fixedHeaders(cfg Config) []header {
 	w := cfg.Webhook
 	var own bool
-	var hs []header
+	hs := staticAuth(w.Auth)
+	for _, h := range hs {
+		own = own || h.name == "user-agent"
+	}
 	for name, value := range w.Request.Headers {
 		own = own || strings.EqualFold(name, "user-agent")
 		hs = append(hs, header{strings.ToLower(name), value})
@@ -76,11 +79,16 @@ type request struct {
 	head   []byte // request line and headers, and a small body
 	signed []byte // "id.timestamp."
 	answer []byte // where the answer's body is read to
+
+	authorized int // length of the line that authorize has put in
 }
 
 // lay writes the head of one attempt of a delivery: body is what is sent and signed.
 func (r *request) lay(e *endpoint, m *Message, a Attempt, parent trace.SpanContext, body []byte) {
 	r.begin(e, m.id, a.Now)
+	if a.Sample {
+		r.text(SampleHeader, "true")
+	}
 	r.text("kpush-topic", m.topic)
 	r.number("kpush-partition", int64(m.partition))
 	r.number("kpush-generation", int64(a.Generation))
