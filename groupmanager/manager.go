@@ -81,6 +81,7 @@ type Manager struct {
 	seekLocks  keyLocks // by webhook: Manager.seek
 	owners     owners
 	failing    failingElsewhere
+	samples    samples
 
 	mu      sync.Mutex
 	groups  map[webhookKey]*group

@@ -18,7 +18,10 @@ var (
 	ErrType = errors.New("the body is of another type")
 )
 
-const typeRecords = "kafka.records"
+const (
+	typeRecords = "kafka.records"
+	typeTest    = "kafka.records.test" // of POST /v1/webhooks/{id}/test: a record that is in no topic
+)
 
 // Parse reads the body of a delivery in the default format, the envelope, of a
 // webhook whose format.value is not "string". Fields that it does not know are
@@ -26,8 +29,8 @@ const typeRecords = "kafka.records"
 // themselves have to be there and to fit together. The body is to be verified
 // before. Nothing of the delivery shares memory with it.
 //
-// The error is ErrMalformed, or ErrType for a lifecycle call or a type that is
-// unknown.
+// The error is ErrMalformed, or ErrType for a lifecycle call, a test, or a type that
+// is unknown.
 func Parse(body []byte) (*Delivery, error) { return parseDelivery(body, false) }
 
 // ParseStrings is Parse for a webhook whose format.value is "string": a JSON
@@ -117,7 +120,7 @@ func decode(body []byte) (*envelope, error) {
 	switch {
 	case e.Type == "":
 		return nil, malformed("it has no type")
-	case e.Type != typeRecords && !e.isNotice():
+	case e.Type != typeRecords && e.Type != typeTest && !e.isNotice():
 		return nil, ErrType
 	case e.WebhookID == "":
 		return nil, malformed("it has no webhook_id")

@@ -119,6 +119,7 @@ func TestMalformedBodies(t *testing.T) {
 		"a byte that is not UTF-8":            {`"o-17"`, "\"\xff\"", nil},
 		"no type":                             {`"type": "kafka.records", `, ``, nil},
 		"another type":                        {`"kafka.records"`, `"kafka.snapshots"`, ErrType},
+		"a test":                              {`"kafka.records"`, `"kafka.records.test"`, ErrType},
 		"a lifecycle call":                    {`"kafka.records"`, `"kafka.partitions.lost"`, ErrType},
 		"a timestamp that is none":            {`"2026-09-22T10:00:00.123Z"`, `"today"`, nil},
 		"no delivery id":                      {`"delivery_id": "dl_3kq9", `, ``, nil},

@@ -42,7 +42,8 @@ var (
 //	any other Ack              200 and {"ack": {...}}
 //	an error, or it panics     500
 //
-// What is not for Deliver is answered 405, 413 (the gateway then sends the batch in
+// A test, which POST /v1/webhooks/{id}/test sends, is answered 200 once it is verified;
+// Deliver does not see it. What else is not for Deliver is answered 405, 413 (the gateway then sends the batch in
 // halves), 401 (unsigned, wrongly signed, too old, of a webhook that is not known) or
 // 400. No answer tells why: Report is told.
 //
@@ -152,6 +153,9 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request) (Ack, error) {
 	}
 	if e.isNotice() {
 		return Ack{}, h.notify(r, e)
+	}
+	if e.Type == typeTest {
+		return Ack{}, nil
 	}
 	d, err := e.delivery(h.StringValues)
 	if err != nil {

@@ -132,6 +132,8 @@ func TestWhatIsNotForDeliver(t *testing.T) {
 		"an envelope that lacks something":   {body: strings.Replace(envelopeText, `"partition": 3,`, ``, 1), status: 400, want: ErrMalformed},
 		"a lifecycle call that lacks one":    {body: strings.Replace(noticeText, `"topic":"a",`, ``, 1), status: 400, want: ErrMalformed},
 		"of a type that nobody knows":        {body: strings.Replace(envelopeText, typeRecords, "kafka.tables", 1), status: 400, want: ErrType},
+		"a test":                             {body: strings.Replace(envelopeText, typeRecords, typeTest, 1), status: 200},
+		"a test that is unsigned":            {body: strings.Replace(envelopeText, typeRecords, typeTest, 1), edit: func(_ *Handler, r *http.Request) { r.Header.Del(headerSignature) }, status: 401, want: ErrUnsigned, unread: true},
 		"a value that is no string":          {edit: func(h *Handler, _ *http.Request) { h.StringValues = true }, status: 400, want: ErrMalformed},
 		"nothing to complain of":             {status: 200, deliver: true},
 		"signing is off":                     {edit: func(h *Handler, r *http.Request) { h.Secrets = Unsigned(); r.Header = http.Header{} }, status: 200, deliver: true},

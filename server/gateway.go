@@ -6,6 +6,7 @@ import (
 
 	"github.com/kpush/kpush/groupmanager"
 	"github.com/kpush/kpush/webhooks"
+	"github.com/kpush/kpush/webhooks/delivery"
 )
 
 // A Gateway is what the API is the outside of; *groupmanager.Manager is one. Its
@@ -30,6 +31,10 @@ type Gateway interface {
 
 	Pause(ctx context.Context, tenant, id string) (webhooks.Entry, error)
 	Resume(ctx context.Context, tenant, id string) (webhooks.Entry, error)
+
+	// Test sends the webhook's receiver a sample. Asked too often the error is a
+	// *groupmanager.RateLimitedError.
+	Test(ctx context.Context, tenant, id string) (delivery.Result, error)
 
 	// Seek moves the committed offsets of the webhook's group, and deliveries with
 	// them, or with DryRun tells what would move. For a partition that is not the

@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
+	"strconv"
+	"time"
 
 	"github.com/kpush/kpush/groupmanager"
 	"github.com/kpush/kpush/server/api"
@@ -58,14 +61,15 @@ type problem struct {
 	title      string // the same for all of a code
 	detail     string
 	fields     []api.FieldError
-	generation *int32 // current generation, for generation_stale
+	generation *int32        // current generation, for generation_stale
+	after      time.Duration // for rate_limited: when to ask again
 }
 
 func refusal(status int, code api.ErrorCode, title, detail string) problem {
 	return problem{status: status, code: code, title: title, detail: detail}
 }
 
-// retryAfter is what every 429 and 503 tells in Retry-After, in seconds: most of what
+// retryAfter is what a 503 tells in Retry-After, in seconds, and a 429 at least: most of what
 // makes one is cured in a moment, and asking costs little.
 const retryAfter = "1"
 
@@ -135,6 +139,11 @@ func statusOf(err error) problem {
 		p.generation = &e.Current
 		return p
 	}
+	if e, ok := errors.AsType[*groupmanager.RateLimitedError](err); ok {
+		p := refusal(429, api.ErrorCodeRateLimited, "Rate limited", "This was asked for a moment ago; Retry-After tells when it may be again.")
+		p.after = e.After
+		return p
+	}
 	if e, ok := errors.AsType[*unreadyError](err); ok {
 		return refusal(503, api.ErrorCodeUnavailable, "Unavailable", "Not ready: "+e.reason+".")
 	}
@@ -186,7 +195,9 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		h.Set("WWW-Authenticate", `Bearer realm="kpush"`)
 	case http.StatusRequestTimeout:
 		h.Set("Connection", "close") // RFC 9110, 15.5.9
-	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+	case http.StatusTooManyRequests:
+		h.Set("Retry-After", strconv.Itoa(max(int(math.Ceil(p.after.Seconds())), 1)))
+	case http.StatusServiceUnavailable:
 		h.Set("Retry-After", retryAfter)
 	}
 	h.Set("Content-Type", "application/problem+json")

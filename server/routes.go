@@ -28,6 +28,7 @@ func (s *Server) routes() http.Handler {
 	admin.Delete("/v1/webhooks/{id}", op.DeleteWebhook)
 	admin.Post("/v1/webhooks/{id}/pause", op.PauseWebhook)
 	admin.Post("/v1/webhooks/{id}/resume", op.ResumeWebhook)
+	admin.Post("/v1/webhooks/{id}/test", op.TestWebhook)
 	admin.Get("/v1/webhooks/{id}/partitions", op.ListPartitions)
 	admin.With(s.jsonBody).Put("/v1/webhooks/{id}/offsets", op.SeekWebhook)
 

@@ -25,6 +25,7 @@ import (
 	"github.com/kpush/kpush/internal/version"
 	"github.com/kpush/kpush/server/api"
 	"github.com/kpush/kpush/webhooks"
+	"github.com/kpush/kpush/webhooks/delivery"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -39,14 +40,15 @@ type fakeGateway struct {
 	unready error
 	unread  map[string]bool // webhooks that Get does not know yet
 
-	age   time.Duration
-	rows  []groupmanager.PartitionStatus
-	moves []groupmanager.SeekMove
-	seeks []groupmanager.SeekRequest
-	takes time.Duration // how long an ack or a seek takes, unless its context ends
-	stuck string        // acks with this token end with their context
-	ack   func(groupmanager.AckRequest) (groupmanager.AckAnswer, error)
-	acks  []groupmanager.AckRequest // in the order in which they came
+	age    time.Duration
+	rows   []groupmanager.PartitionStatus
+	sample delivery.Result // what Test comes to
+	moves  []groupmanager.SeekMove
+	seeks  []groupmanager.SeekRequest
+	takes  time.Duration // how long an ack or a seek takes, unless its context ends
+	stuck  string        // acks with this token end with their context
+	ack    func(groupmanager.AckRequest) (groupmanager.AckAnswer, error)
+	acks   []groupmanager.AckRequest // in the order in which they came
 
 	deletedOffsets bool
 	beforePut      func() // called without the lock
@@ -134,6 +136,11 @@ func (g *fakeGateway) Pause(_ context.Context, _, id string) (webhooks.Entry, er
 
 func (g *fakeGateway) Resume(_ context.Context, _, id string) (webhooks.Entry, error) {
 	return g.setState(id, webhooks.Active)
+}
+
+func (g *fakeGateway) Test(_ context.Context, tenant, id string) (delivery.Result, error) {
+	_, err := g.Get(tenant, id)
+	return g.sample, err
 }
 
 func (g *fakeGateway) Partitions(_ context.Context, tenant, id string) ([]groupmanager.PartitionStatus, error) {
