@@ -35,7 +35,7 @@ func TestP7_OneRecordThatIsTooLargeIsIsolated(t *testing.T) {
 
 // isolates runs a receiver that answers status to whatever has the bad record in it.
 func isolates(t *testing.T, status int, bad int64, most int) {
-	const records, others, attempts = 1000, 50, 3
+	const records, attempts = 1000, 3
 	h := newHouse(t, func(d *gatewaytest.Delivery) gatewaytest.Answer {
 		if d.Partition.ID == 0 && d.First() <= bad && bad <= d.Last() {
 			return gatewaytest.Answer{Status: status}
@@ -49,12 +49,12 @@ func isolates(t *testing.T, status int, bad int64, most int) {
 	for n := range records {
 		all = append(all, &kgo.Record{Topic: "orders", Partition: 0, Value: fmt.Appendf(nil, `{"n":%d}`, n)})
 	}
-	for n := range others {
+	for n := range records {
 		all = append(all, &kgo.Record{Topic: "orders", Partition: 1, Value: fmt.Appendf(nil, `{"n":%d}`, n)})
 	}
 	h.kafka.Produce(t, produced, all...)
 	h.webhook(t, "billing", "orders", earliest, batchOf(records), func(w *webhooks.Webhook) {
-		w.Batch.LingerMs = 1000
+		w.Batch.LingerMs = 60_000 // they are full at once
 		w.Retry.InitialBackoffMs, w.Retry.MaxBackoffMs, w.Retry.MaxAttempts = 5, 20, attempts
 		w.OnExhausted, w.DeadLetter.Topic = webhooks.OnExhaustedDeadLetter, new("orders.dead")
 	})

@@ -12,8 +12,9 @@ const (
 // governor bounds what one partition gives up, dead-lettered or skipped, because its
 // attempts are used up: one delivery a minute, and besides 5 % of the records delivered
 // in the last ten minutes. An outage, in which nothing is delivered, so never drains a
-// topic. It has no clock: times are passed in and do not go back. The zero governor has
-// its first delivery free. Not safe for concurrent use.
+// topic. It lives for a tenure and begins with nothing delivered. The zero governor has
+// its first delivery free. It has no clock: times are passed in and do not go back. Not
+// safe for concurrent use.
 type governor struct {
 	born    time.Time
 	free    time.Time // when the next delivery is free; zero: at once
@@ -55,6 +56,11 @@ func (g *governor) allow(records int, now time.Time) bool {
 	g.free = now.Add(freeEvery)
 	return true
 }
+
+// resumed tells that deliveries were failing already in the tenure before, which may have
+// given one up a moment ago: the first of this one is free in a minute. Otherwise each
+// rebalance in an outage would cost one.
+func (g *governor) resumed(now time.Time) { g.free = now.Add(freeEvery) }
 
 // next is when a delivery is free again, if the share does not allow one before.
 func (g *governor) next() time.Time { return g.free }

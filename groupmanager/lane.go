@@ -129,6 +129,7 @@ func (l *lane) deliver(b *records.Batch, now time.Time) error {
 	}
 	if before := &l.tenure.resume; before.Attempts > 0 && book.First() == l.tenure.start {
 		l.ledger.Resume(book, before.Attempts, before.FirstAttempt)
+		l.governor.resumed(now)
 	}
 	o := &outgoing{book: book, batch: b}
 	l.open = append(l.open, o)

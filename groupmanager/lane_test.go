@@ -120,9 +120,14 @@ func TestTheNextOwnerCountsAttemptsOn(t *testing.T) {
 				}, limit(test.limit))
 				next.queue.put(0, 1)
 				next.start(t)
-				seen := next.wantRequests(t, [2]int64{0, 0}, [2]int64{1, 1}) // one attempt more, and it is exhausted
-				if seen[0].Number != 2 || seen[1].Number != 1 {
-					t.Errorf("attempts %d and %d, want 2 of the delivery that was begun and 1 of the other", seen[0].Number, seen[1].Number)
+				seen := next.wantRequests(t, [2]int64{0, 0}) // one attempt more, and it is exhausted
+				if s, _ := next.inspect(t.Context()); s.LastError == nil || s.LastError.Code != codeExhaustionHeld || seen[0].Number != 2 {
+					t.Errorf("attempt %d with %+v, want the 2nd, and that it is held: the first owner may have given up another", seen[0].Number, s.LastError)
+				}
+				time.Sleep(freeEvery)
+				seen = next.wantRequests(t, [2]int64{0, 0}, [2]int64{0, 0}, [2]int64{1, 1})
+				if seen[1].Number != 3 || seen[2].Number != 1 {
+					t.Errorf("attempts %d and %d, want 3 of the delivery that was begun and 1 of the other", seen[1].Number, seen[2].Number)
 				}
 				next.wantSafe(t, 1)
 			})

@@ -23,7 +23,7 @@ func TestAPartialAckAtTheWrongReplica(t *testing.T) {
 	leader.kafka.CreateTopic(t, "orders", 2)
 	leader.kafka.CreateTopic(t, "orders.dead", 1)
 	leader.webhook(t, "billing", "orders", earliest, batchOf(5), func(w *webhooks.Webhook) {
-		w.Batch.LingerMs, w.DeadLetter.Topic = 1000, new("orders.dead")
+		w.Batch.LingerMs, w.DeadLetter.Topic = 60_000, new("orders.dead")
 		w.Retry.InitialBackoffMs = 1
 	})
 	owners := shared(t, "billing", leader, other)
