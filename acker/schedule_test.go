@@ -386,6 +386,15 @@ func (m *machine) check() error {
 	if got, want := m.ledger.Len(), m.model.len(); got != want {
 		return fmt.Errorf("len: got %d, want %d", got, want)
 	}
+	open := 0
+	for _, d := range m.ledger.deliveries {
+		if d.State() != Settled {
+			open++
+		}
+	}
+	if open != m.ledger.open {
+		return fmt.Errorf("open: got %d, want %d", m.ledger.open, open)
+	}
 	acked := m.ledger.Acked(nil)
 	if err := m.model.checkAcked(acked); err != nil {
 		return err

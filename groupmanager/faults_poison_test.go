@@ -102,5 +102,8 @@ func isolates(t *testing.T, status int, bad int64, most int) {
 	if told["kpush-error-code"] != fmt.Sprintf("http_%d", status) || told["kpush-error-status"] != fmt.Sprint(status) || told["kpush-source-offset"] != fmt.Sprint(bad) {
 		t.Errorf("the dead letter says %v, want its status and offset", told)
 	}
+	if alone != attempts {
+		t.Errorf("the record was tried alone %d times, want %d", alone, attempts)
+	}
 	t.Logf("%d extra requests until record %d was alone, then %d of its own", extra, bad, alone)
 }

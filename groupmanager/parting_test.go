@@ -66,7 +66,7 @@ func TestAnInlinePartialAckActsOnEachRecord(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, states(delivery.Ack{Outcome: "partial", Failures: []delivery.AckFailure{
 			{Offset: 6, Action: "skip"}, {Offset: 2, Action: "dead_letter", Reason: "no total"}, {Offset: 4, Action: "retry"}, {Offset: 5, Action: "retry"},
-		}}), withLetters(webhooks.OnExhaustedBlock))
+		}}), withLetters(webhooks.OnExhaustedSkip))
 		dead := &keep{}
 		r.lane.senders.dead = dead
 		r.queue.put(0, 1, 2, 3, 4, 5, 6, 7)
@@ -80,6 +80,9 @@ func TestAnInlinePartialAckActsOnEachRecord(t *testing.T) {
 		synctest.Wait()
 		if !slices.Equal(dead.offsets, []int64{2}) || dead.details[0] != "rejected: given up by the receiver: no total" {
 			t.Errorf("dead letters %v with %q, want record 2 with its reason", dead.offsets, dead.details)
+		}
+		if n := r.lane.governor.minutes[0].delivered; n != 6 {
+			t.Errorf("%d records count as delivered, want 6", n)
 		}
 	})
 }
@@ -100,15 +103,15 @@ func TestAPartialAckByPost(t *testing.T) {
 		if back.err != nil || back.answer.BlockedBy != 3 {
 			t.Errorf("%+v, want it counted and blocked by 3", back)
 		}
+		if back := r.tell(t, ask{statement: said}); back.err != nil || !back.answer.Repeat {
+			t.Errorf("the same again: %+v, want a repeat", back)
+		}
 		time.Sleep(noteInterval) // what is acked above is told with it
 		r.wantSafe(t, 3)
 		if n := r.tenure.noted.Load(); n.at != 3 {
 			t.Errorf("note at %d, want what is acked above 3", n.at)
 		} else if m, err := acker.ParseMetadata(n.text); err != nil || !slices.Equal(m.Acked, []acker.Run{{First: 4, Last: 7}}) {
 			t.Errorf("note %+v, %v, want 4-7 acked", m, err)
-		}
-		if back := r.tell(t, ask{statement: said}); back.err != nil || !back.answer.Repeat {
-			t.Errorf("the same again: %+v, want a repeat", back)
 		}
 		time.Sleep(time.Second)
 		r.wantRequests(t, [2]int64{0, 7}, [2]int64{3, 3}) // order: 8 waits for it
