@@ -528,7 +528,7 @@ func TestO2_ARedeliveryBeginsAtTheLowestUnackedOffset(t *testing.T) {
 			case q.Number == 1:
 				return received(ctx, q)
 			}
-			return refused(ctx, q)
+			return delivery.Result{Verdict: delivery.Failed, Code: delivery.CodeConnectRefused} // not owed to a record: it is not cut
 		}, func(w *webhooks.Webhook) { w.Batch.MaxRecords = 4 })
 		r.queue.put(0, 1, 2, 3)
 		r.start(t)
