@@ -100,7 +100,7 @@ func (l *lane) divide(o *outgoing) *outgoing {
 	rest := records.Get()
 	o.batch.CopyTo(rest, cut, o.batch.Len())
 	o.batch.Truncate(cut)
-	o.stale = true
+	o.stale, o.blocked, o.held = true, false, false
 	half := &outgoing{book: tail, batch: rest, cuts: o.cuts, suspicion: o.suspicion}
 	l.open = slices.Insert(l.open, slices.Index(l.open, o)+1, half)
 	return half
