@@ -2,6 +2,7 @@ package acker
 
 import (
 	"regexp"
+	"strings"
 	"testing"
 )
 
@@ -50,6 +51,17 @@ func TestDeliveryIDsDiffer(t *testing.T) {
 			t.Errorf("%s and %s have the same id %s", claim, other, id)
 		}
 		seen[id] = claim
+	}
+}
+
+// TestG4: Standard Webhooks parts what is signed by full stops; the id has none,
+// whatever the topic is called.
+func TestG4_TheIDHasNoFullStop(t *testing.T) {
+	ids := NewDeliveryIDs(testKey)
+	for partition := range int32(100) {
+		if id := ids.ID("t.t", "w.w", "a.b.c", exampleTopicID, partition, 2, 3); strings.Contains(id, ".") {
+			t.Errorf("id %s has a full stop", id)
+		}
 	}
 }
 

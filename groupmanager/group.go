@@ -43,9 +43,10 @@ var (
 type group struct {
 	shared *shared
 	logger *slog.Logger
-	memory *memory       // of committed offsets, over the lives of members
-	retry  chan struct{} // ends a backoff; one slot
-	done   chan struct{} // closed when run has returned
+	memory *memory          // of committed offsets, over the lives of members
+	signer *delivery.Signer // of all requests; its keys are those of entry
+	retry  chan struct{}    // ends a backoff; one slot
+	done   chan struct{}    // closed when run has returned
 
 	// Written under mu, read by partitions without it. The revision comes first: what
 	// is sent because the webhook was resumed is sent at the revision that did it.
@@ -68,6 +69,7 @@ func newGroup(s *shared, e webhooks.Entry) *group {
 		shared: s, entry: e,
 		logger: s.logger.With("webhook", e.Webhook.ID, "group", e.Webhook.GroupID),
 		memory: newMemory(),
+		signer: delivery.NewSigner(e),
 		retry:  make(chan struct{}, 1),
 		done:   make(chan struct{}),
 		cancel: func(error) {},
@@ -139,7 +141,7 @@ func (g *group) live(parent context.Context) error {
 		return errStopped
 	}
 	g.cancel = cancel
-	w, secret, pinned := g.entry.Webhook, g.entry.Secret, g.entry.Pinned
+	w, pinned := g.entry.Webhook, g.entry.Pinned
 	g.mu.Unlock()
 
 	topics, err := g.shared.cluster.resolve(ctx, w)
@@ -149,7 +151,7 @@ func (g *group) live(parent context.Context) error {
 	g.mu.Lock()
 	g.topics = topics
 	g.mu.Unlock()
-	sending := g.shared.clientConfig(w, secret)
+	sending := g.shared.clientConfig(w, g.signer)
 	if sending.Tokens, err = delivery.NewTokenSource(sending); err != nil {
 		return fmt.Errorf("making the source of access tokens: %w", err)
 	}
@@ -186,9 +188,9 @@ func (g *group) live(parent context.Context) error {
 }
 
 // clientConfig is what whatever sends requests for a webhook is made from.
-func (s *shared) clientConfig(w webhooks.Webhook, secret []byte) delivery.Config {
+func (s *shared) clientConfig(w webhooks.Webhook, signer *delivery.Signer) delivery.Config {
 	return delivery.Config{
-		Webhook: w, Secret: secret, AckURL: s.cfg.AckURL, UserAgent: s.cfg.UserAgent,
+		Webhook: w, Signer: signer, AckURL: s.cfg.AckURL, UserAgent: s.cfg.UserAgent,
 		Guard: s.cfg.Guard, LoopMarker: s.cfg.Keys.LoopMarkers()[0],
 	}
 }
@@ -332,7 +334,7 @@ func (g *group) stopped() bool {
 }
 
 // update takes a changed webhook. A change of what the member was made from gives
-// it a new life; pausing and resuming do not.
+// it a new life; pausing, resuming and a rotation of its signing keys do not.
 func (g *group) update(e webhooks.Entry) {
 	g.mu.Lock()
 	before := g.entry
@@ -343,6 +345,7 @@ func (g *group) update(e webhooks.Entry) {
 	g.entry, g.gone, g.looped = e, false, false
 	g.revision.Store(e.Revision)
 	g.paused.Store(e.Webhook.State != webhooks.Active)
+	g.signer.Set(e)
 	cancel := g.cancel
 	member := g.member
 	g.mu.Unlock()

@@ -20,6 +20,7 @@ const (
 	operationResume  = "resume"  // webhookTarget → change
 	operationDisable = "disable" // disableRequest → change
 	operationOffsets = "offsets" // offsetsRequest → []SeekMove
+	operationRotate  = "rotate"  // rotateRequest → change
 
 	// Asked of every other replica.
 	operationQuiesce    = "quiesce"    // quiesceRequest → nothing: see Manager.quiesce
@@ -78,6 +79,7 @@ func (m *Manager) handle(peers Peers) {
 	register(peers, operationResume, m.resume)
 	register(peers, operationDisable, m.disable)
 	register(peers, operationOffsets, m.seek)
+	register(peers, operationRotate, m.rotate)
 
 	register(peers, operationQuiesce, func(ctx context.Context, r quiesceRequest) (any, error) { return nil, m.quiesce(ctx, r) })
 	register(peers, operationAgain, func(_ context.Context, t webhookTarget) (any, error) {

@@ -174,7 +174,7 @@ func newRig(t testing.TB, answer func(context.Context, request) delivery.Result,
 	for _, c := range change {
 		c(&w)
 	}
-	client, err := delivery.NewClient(delivery.Config{Webhook: w, Secret: make([]byte, 32)})
+	client, err := delivery.NewClient(delivery.Config{Webhook: w})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,7 +43,7 @@ func (m *Manager) Test(ctx context.Context, tenant, id string) (delivery.Result,
 		return delivery.Result{}, err
 	}
 	defer end()
-	c, err := delivery.NewClient(m.clientConfig(e.Webhook, e.Secret))
+	c, err := delivery.NewClient(m.clientConfig(e.Webhook, delivery.NewSigner(e)))
 	if err != nil {
 		return delivery.Result{}, fmt.Errorf("making a client for a sample: %w", err)
 	}

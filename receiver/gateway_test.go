@@ -47,7 +47,7 @@ func config(t testing.TB, h *receiver.Handler, edits ...func(*webhooks.Webhook))
 	for _, edit := range edits {
 		edit(&w)
 	}
-	return delivery.Config{Webhook: w, Secret: key, AckURL: "https://gw.example.com/ack", UserAgent: "kpush/test", Guard: loopback(t)}
+	return delivery.Config{Webhook: w, Signer: delivery.NewSigner(webhooks.Entry{Webhook: w, Secret: key}), AckURL: "https://gw.example.com/ack", UserAgent: "kpush/test", Guard: loopback(t)}
 }
 
 // loopback lets a gateway deliver to receivers on this machine.

@@ -46,6 +46,19 @@ func (s *Server) jsonBody(next http.Handler) http.Handler {
 	})
 }
 
+// optionalJSONBody is jsonBody for requests that need no body: none is {}.
+func (s *Server) optionalJSONBody(next http.Handler) http.Handler {
+	with := s.jsonBody(next)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			with.ServeHTTP(w, r)
+			return
+		}
+		r.Body = io.NopCloser(strings.NewReader("{}"))
+		next.ServeHTTP(w, r)
+	})
+}
+
 func readJSON(r *http.Request) ([]byte, error) {
 	if !isJSON(r.Header) {
 		return nil, errNotJSON

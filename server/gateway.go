@@ -36,6 +36,13 @@ type Gateway interface {
 	// *groupmanager.RateLimitedError.
 	Test(ctx context.Context, tenant, id string) (delivery.Result, error)
 
+	// RotateSecret gives a webhook new signing keys, durably; those before sign beside
+	// them for the overlap.
+	RotateSecret(ctx context.Context, tenant, id string, r webhooks.Rotation) (webhooks.Entry, error)
+
+	// PublicKeys are those that sign the requests of any webhook now, in no order.
+	PublicKeys() ([]webhooks.PublicKey, error)
+
 	// Seek moves the committed offsets of the webhook's group, and deliveries with
 	// them, or with DryRun tells what would move. For a partition that is not the
 	// webhook's, and an offset that its log does not have, the error is a

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"strings"
+	"time"
 
 	"github.com/kpush/kpush/server/api"
 	"github.com/kpush/kpush/webhooks"
@@ -40,7 +41,7 @@ func (o operations) ListWebhooks(_ context.Context, r api.ListWebhooksRequestObj
 			page.NextCursor = cursor(page.Data[limit-1].ID)
 			break
 		}
-		page.Data = append(page.Data, e.Webhook.Masked())
+		page.Data = append(page.Data, e.Shown(time.Now()))
 	}
 	return api.ListWebhooks200JSONResponse{Body: page, Headers: api.ListWebhooks200ResponseHeaders{Age: o.age()}}, nil
 }

@@ -29,11 +29,14 @@ func (s *Server) routes() http.Handler {
 	admin.Post("/v1/webhooks/{id}/pause", op.PauseWebhook)
 	admin.Post("/v1/webhooks/{id}/resume", op.ResumeWebhook)
 	admin.Post("/v1/webhooks/{id}/test", op.TestWebhook)
+	admin.With(s.optionalJSONBody).Post("/v1/webhooks/{id}/secret/rotate", op.RotateSecret)
 	admin.Get("/v1/webhooks/{id}/partitions", op.ListPartitions)
 	admin.With(s.jsonBody).Put("/v1/webhooks/{id}/offsets", op.SeekWebhook)
 
 	ack.Post("/ack", op.Ack)
 	ack.Post("/v1/ack", op.Ack)
+
+	r.Get("/.well-known/jwks.json", op.GetPublicKeys)
 
 	r.Get("/livez", op.Livez)
 	r.Get("/readyz", op.Readyz)

@@ -3,12 +3,14 @@ package server
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -50,6 +52,7 @@ type fakeGateway struct {
 	ack    func(groupmanager.AckRequest) (groupmanager.AckAnswer, error)
 	acks   []groupmanager.AckRequest // in the order in which they came
 
+	rotations      []webhooks.Rotation
 	deletedOffsets bool
 	beforePut      func() // called without the lock
 }
@@ -66,6 +69,9 @@ func (g *fakeGateway) Create(_ context.Context, w webhooks.Webhook) (webhooks.En
 		return webhooks.Entry{}, webhooks.ErrExists
 	}
 	e := webhooks.Entry{Webhook: w, Secret: []byte("0123456789abcdef0123456789abcdef"), Revision: 1}
+	if slices.Contains(w.Signing.Schemes, webhooks.SchemeV1a) {
+		e.Private = ed25519.NewKeyFromSeed([]byte("0123456789abcdef0123456789abcdef"))
+	}
 	g.entries[w.ID] = e
 	return e, nil
 }
@@ -141,6 +147,35 @@ func (g *fakeGateway) Resume(_ context.Context, _, id string) (webhooks.Entry, e
 func (g *fakeGateway) Test(_ context.Context, tenant, id string) (delivery.Result, error) {
 	_, err := g.Get(tenant, id)
 	return g.sample, err
+}
+
+func (g *fakeGateway) RotateSecret(_ context.Context, tenant, id string, r webhooks.Rotation) (webhooks.Entry, error) {
+	e, err := g.Get(tenant, id)
+	if err != nil {
+		return webhooks.Entry{}, err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.rotations = append(g.rotations, r)
+	if r.Overlap > 0 {
+		e.Former = []webhooks.FormerKey{{Secret: e.Secret, Private: e.Private, Until: time.Now().Add(r.Overlap)}}
+	}
+	e.Secret, e.Revision = r.Secret, e.Revision+1
+	if e.Private != nil {
+		e.Private = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{byte(e.Revision)}, ed25519.SeedSize))
+	}
+	g.entries[id] = e
+	return e, nil
+}
+
+func (g *fakeGateway) PublicKeys() ([]webhooks.PublicKey, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var keys []webhooks.PublicKey
+	for _, e := range g.entries {
+		keys = append(keys, e.PublicKeys(time.Now())...)
+	}
+	return keys, g.err
 }
 
 func (g *fakeGateway) Partitions(_ context.Context, tenant, id string) ([]groupmanager.PartitionStatus, error) {

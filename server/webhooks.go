@@ -28,7 +28,7 @@ func (o operations) GetWebhook(_ context.Context, r api.GetWebhookRequestObject)
 		return nil, err
 	}
 	return api.GetWebhook200JSONResponse{
-		Body:    e.Webhook.Masked(),
+		Body:    e.Shown(time.Now()),
 		Headers: api.GetWebhook200ResponseHeaders{Age: o.age(), ETag: etag(e.Revision)},
 	}, nil
 }
@@ -117,7 +117,7 @@ func (o operations) ResumeWebhook(ctx context.Context, r api.ResumeWebhookReques
 // standing is the answer that shows a webhook; it has no secret.
 func standing(e webhooks.Entry) api.WebhookReadJSONResponse {
 	return api.WebhookReadJSONResponse{
-		Body:    e.Webhook.Masked(),
+		Body:    e.Shown(time.Now()),
 		Headers: api.WebhookReadResponseHeaders{ETag: etag(e.Revision)},
 	}
 }
@@ -125,7 +125,7 @@ func standing(e webhooks.Entry) api.WebhookReadJSONResponse {
 // created is the answer that shows a new webhook, and its secret this once.
 func created(e webhooks.Entry) api.WebhookCreatedJSONResponse {
 	return api.WebhookCreatedJSONResponse{
-		Body: api.CreatedWebhook{Webhook: e.Webhook.Masked(), Secret: webhooks.FormatSecret(e.Secret)},
+		Body: api.CreatedWebhook{Webhook: e.Shown(time.Now()), Secret: webhooks.FormatSecret(e.Secret)},
 		Headers: api.WebhookCreatedResponseHeaders{
 			ETag:     etag(e.Revision),
 			Location: "/v1/webhooks/" + url.PathEscape(e.Webhook.ID),

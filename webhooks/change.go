@@ -63,7 +63,9 @@ func (r *Registry) Create(ctx context.Context, w Webhook, pinned map[string]Pinn
 		w.State, w.StateReason = Active, nil
 		w.CreatedAt = now()
 		w.UpdatedAt = w.CreatedAt
-		return verdict{write: true, entry: Entry{Webhook: w, Secret: newSecret(), Pinned: pinned}}, nil
+		e := Entry{Webhook: w, Secret: NewSecret(), Pinned: pinned}
+		e.completeKeys()
+		return verdict{write: true, entry: e}, nil
 	})
 	return done.entry, done.err
 }
@@ -103,6 +105,7 @@ func (r *Registry) Replace(ctx context.Context, w Webhook, ifMatch *int64) (e En
 			w.State, w.StateReason, w.CreatedAt = old.State, old.StateReason, old.CreatedAt
 			w.UpdatedAt = now()
 			current.Webhook = w
+			current.completeKeys()
 			return verdict{write: true, entry: current}, nil
 		}
 	})

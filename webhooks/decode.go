@@ -17,8 +17,8 @@ import (
 // and a number for a whole-numbered field has to be written in plain digits.
 //
 // The read-only fields tenant, state, state_reason, created_at and updated_at are
-// passed over, so that what GET answered can be PUT back; secret is refused, for
-// it cannot be chosen.
+// passed over, so that what GET answered can be PUT back, as is
+// signing.public_keys; secret is refused, for it is chosen by a rotation alone.
 //
 // id is the id in the request's path and the body may only repeat it; with "" it
 // is the body's, or a new one if that has none; an empty one is not valid. group_id
@@ -101,8 +101,10 @@ func (w *Webhook) binds() map[string]any {
 			"multiplier": &w.Retry.Multiplier, "max_attempts": &w.Retry.MaxAttempts, "max_age_ms": &w.Retry.MaxAgeMs,
 		},
 		"dead_letter": map[string]any{"topic": &w.DeadLetter.Topic},
-		"signing":     map[string]any{"enabled": &w.Signing.Enabled},
-		"lifecycle":   &w.Lifecycle,
+		"signing": map[string]any{
+			"enabled": &w.Signing.Enabled, "schemes": &w.Signing.Schemes, "public_keys": readOnly{},
+		},
+		"lifecycle": &w.Lifecycle,
 		"tls": map[string]any{
 			"ca": &w.TLS.CA, "client_certificate": &w.TLS.ClientCertificate, "client_key": &w.TLS.ClientKey,
 		},
@@ -115,7 +117,7 @@ func (w *Webhook) binds() map[string]any {
 
 type (
 	readOnly struct{} // a field that is passed over
-	notYours struct{} // a field that only the gateway gives a value
+	notYours struct{} // the secret, which is not set here
 )
 
 // binder puts the values of a document where they belong and complains about
@@ -176,7 +178,7 @@ func (b binder) put(pointer string, place, v any) {
 		}
 		b.fields(pointer, o, p)
 	case notYours:
-		b.add(pointer, "is made by the gateway and cannot be set")
+		b.add(pointer, "is made by the gateway; one of your own can be brought by POST /v1/webhooks/{id}/secret/rotate")
 	case readOnly:
 	default:
 		panic(fmt.Sprintf("webhooks: no way to read a %T", place))

@@ -63,7 +63,7 @@ func TestDecodeReadsEveryField(t *testing.T) {
 		Request:     Request{TimeoutMs: 600_000, Headers: map[string]string{"Authorization": "Bearer x", "x-env": ""}},
 		Ack:         Ack{Mode: AckExplicit, TimeoutMs: 3_600_000, MaxTimeoutMs: 86_400_000},
 		Retry:       Retry{InitialBackoffMs: 1, MaxBackoffMs: 3_600_000, Multiplier: 1.5, MaxAttempts: 7, MaxAgeMs: 86_400_000},
-		OnExhausted: OnExhaustedDeadLetter, OnUndecodable: OnUndecodableSkip, DeadLetter: DeadLetter{Topic: &dead}, Signing: Signing{Enabled: false},
+		OnExhausted: OnExhaustedDeadLetter, OnUndecodable: OnUndecodableSkip, DeadLetter: DeadLetter{Topic: &dead}, Signing: Signing{Schemes: []string{"v1a", "v1"}},
 		Lifecycle: &Lifecycle{URL: "https://example.com/lifecycle"}, TLS: TLS{CA: new(testCA(t))},
 	}
 	body, err := json.Marshal(want)
@@ -222,6 +222,10 @@ func TestDecodeTellsWhatIsWrongByPointer(t *testing.T) {
 		"a string for a number":                {`"max_in_flight": "1"`, []string{"/max_in_flight"}},
 		"a number for a string":                {`"description": 1`, []string{"/description"}},
 		"a string for a flag":                  {`"signing": {"enabled": "yes"}`, []string{"/signing/enabled"}},
+		"an unknown scheme":                    {`"signing": {"schemes": ["v1", "v2"]}`, []string{"/signing/schemes/1"}},
+		"a scheme twice":                       {`"signing": {"schemes": ["v1", "v1a", "v1"]}`, []string{"/signing/schemes/2"}},
+		"no scheme":                            {`"signing": {"schemes": []}`, []string{"/signing/schemes"}},
+		"a string for the schemes":             {`"signing": {"schemes": "v1"}`, []string{"/signing/schemes"}},
 		"an array for an object":               {`"batch": []`, []string{"/batch"}},
 		"an object for an array":               {`"topics": {}`, []string{"/topics"}},
 		"a number among the topics":            {`"topics": ["orders", 2]`, []string{"/topics/1"}},

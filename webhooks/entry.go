@@ -2,12 +2,14 @@ package webhooks
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
+	"time"
 )
 
 // Entry is a webhook as it stands in the registry.
@@ -15,6 +17,13 @@ type Entry struct {
 	Webhook  Webhook
 	Secret   []byte // signing secret, raw bytes
 	Revision int64  // rises with every change of this id: the ETag
+
+	// Private is of the key pair for signatures v1a; nil until they are asked for.
+	Private ed25519.PrivateKey
+
+	// Former are the keys before the current ones that sign beside them, the newest
+	// first. Some of them may have ended.
+	Former []FormerKey
 
 	// Pinned is what each topic was when the webhook's start was pinned. It is nil
 	// for a webhook that was stored by a build before version 2.
@@ -33,12 +42,17 @@ func (w Webhook) Clone() Webhook {
 	w.TLS.ClientCertificate = clonePointer(w.TLS.ClientCertificate)
 	w.TLS.ClientKey = clonePointer(w.TLS.ClientKey)
 	w.Auth = w.Auth.clone()
+	w.Signing.Schemes, w.Signing.PublicKeys = slices.Clone(w.Signing.Schemes), slices.Clone(w.Signing.PublicKeys)
 	return w
 }
 
 func (e Entry) clone() Entry {
 	e.Webhook = e.Webhook.Clone()
-	e.Secret = bytes.Clone(e.Secret)
+	e.Secret, e.Private = bytes.Clone(e.Secret), bytes.Clone(e.Private)
+	e.Former = slices.Clone(e.Former)
+	for i, k := range e.Former {
+		e.Former[i] = k.clone()
+	}
 	e.Pinned = maps.Clone(e.Pinned)
 	return e
 }
@@ -55,6 +69,7 @@ func sameContent(a, b Webhook) bool {
 	content := func(w Webhook) []byte {
 		d := Default()
 		w.Tenant, w.State, w.StateReason, w.CreatedAt, w.UpdatedAt = d.Tenant, d.State, d.StateReason, d.CreatedAt, d.UpdatedAt
+		w.Signing.PublicKeys = nil
 		data, err := json.Marshal(w)
 		if err != nil {
 			panic(fmt.Sprintf("webhooks: encoding a webhook: %v", err)) // only a NaN multiplier, which Validate refuses
@@ -67,7 +82,8 @@ func sameContent(a, b Webhook) bool {
 // Layouts of the values. Adding a field raises the version: an older build must
 // not drop the field by writing the webhook back. Version 2 has pinned, and in the
 // webhook lifecycle and patterns among the topics; version 3 has tls; version 4 has
-// on_undecodable, auth, the client certificate of tls, and credentials sealed.
+// sealed_seed, former, and in the webhook on_undecodable, signing.schemes, auth, the
+// client certificate of tls, and credentials sealed.
 const (
 	storedVersion  = 4 // what this build writes
 	oldestReadable = 1
@@ -77,11 +93,20 @@ const (
 type stored struct {
 	Version int               `json:"version"`
 	Webhook Webhook           `json:"webhook"`
-	Secret  []byte            `json:"sealed_secret"` // AES256-GCM, associated data is tenant/id
+	Secret  []byte            `json:"sealed_secret"`         // AES256-GCM, associated data is tenant/id
+	Seed    []byte            `json:"sealed_seed,omitempty"` // the same; associated data is tenant/id#ed25519
+	Former  []storedFormer    `json:"former,omitempty"`
 	Pinned  map[string]Pinned `json:"pinned,omitempty"`
 
 	// Credentials are those of the webhook, which has Mask in their place.
 	Credentials []byte `json:"sealed_credentials,omitempty"`
+}
+
+// storedFormer is a FormerKey, sealed as the current keys are.
+type storedFormer struct {
+	Secret []byte    `json:"sealed_secret"`
+	Seed   []byte    `json:"sealed_seed,omitempty"`
+	Until  time.Time `json:"until"`
 }
 
 // Keys of records in the registry. A webhook's carries its tenant.
@@ -99,17 +124,14 @@ func owner(w *Webhook) string { return w.Tenant + "/" + w.ID }
 
 // encode makes the value of an entry's record; its revision is where that will stand.
 func encode(e Entry, keys *Keys) ([]byte, error) {
-	sealed, err := keys.seal(e.Secret, owner(&e.Webhook))
+	s, err := keys.sealEntry(e)
 	if err != nil {
 		return nil, err
 	}
-	masked, credentials, err := sealCredentials(e.Webhook, keys)
-	if err != nil {
+	if s.Webhook, s.Credentials, err = sealCredentials(e.Webhook, keys); err != nil {
 		return nil, err
 	}
-	value, err := json.Marshal(stored{
-		Version: storedVersion, Webhook: masked, Secret: sealed, Pinned: e.Pinned, Credentials: credentials,
-	})
+	value, err := json.Marshal(s)
 	if err != nil {
 		return nil, fmt.Errorf("encoding webhook %s: %w", e.Webhook.ID, err)
 	}
@@ -141,9 +163,10 @@ func decodeEntry(recordKey string, value []byte, revision int64, keys *Keys) (En
 	if key(s.Webhook.Tenant, s.Webhook.ID) != recordKey {
 		return Entry{}, errors.New("the value belongs to another key")
 	}
-	secret, err := keys.open(s.Secret, owner(&s.Webhook))
+	e := Entry{Webhook: s.Webhook, Revision: revision, Pinned: s.Pinned}
+	err := keys.openEntry(&e, s)
 	if err == nil {
-		err = openCredentials(&s.Webhook, s.Credentials, keys)
+		err = openCredentials(&e.Webhook, s.Credentials, keys)
 	}
-	return Entry{s.Webhook, secret, revision, s.Pinned}, err
+	return e, err
 }

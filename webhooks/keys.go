@@ -3,7 +3,6 @@ package webhooks
 import (
 	"bytes"
 	"crypto/hkdf"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -103,15 +102,17 @@ func (k *Keys) open(sealed []byte, context string) ([]byte, error) {
 	return nil, errUnsealable
 }
 
-// newSecret makes a webhook's signing secret.
-func newSecret() []byte {
-	secret := make([]byte, secretSize)
-	rand.Read(secret) // never fails: crypto/rand ends the process instead
-	return secret
+// SealCall encrypts a secret that goes from one replica to another; OpenCall opens
+// it there, with the same context.
+func (k *Keys) SealCall(secret []byte, context string) ([]byte, error) {
+	return k.seal(secret, callContext+context)
 }
 
-// FormatSecret is how a webhook's signing secret is told to people, by Standard
-// Webhooks: "whsec_" and base64.
-func FormatSecret(secret []byte) string {
-	return "whsec_" + base64.StdEncoding.EncodeToString(secret)
+// OpenCall opens what SealCall has sealed with any key of the ring.
+func (k *Keys) OpenCall(sealed []byte, context string) ([]byte, error) {
+	return k.open(sealed, callContext+context)
 }
+
+// callContext tells what was sealed for a call from what is sealed for the registry,
+// whose contexts begin with a tenant.
+const callContext = "#call/"

@@ -115,7 +115,7 @@ func TestFormatSecret(t *testing.T) {
 	if got, want := FormatSecret([]byte{0, 0xff, 0x10}), "whsec_AP8Q"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if a, b := newSecret(), newSecret(); len(a) != 32 || bytes.Equal(a, b) {
+	if a, b := NewSecret(), NewSecret(); len(a) != 32 || bytes.Equal(a, b) {
 		t.Errorf("secrets %x and %x, want two of 32 bytes", a, b)
 	}
 }

@@ -105,6 +105,7 @@ func (l *leadership) serve(working context.Context, c change) outcome {
 
 // carryOut writes what a change has come to.
 func (l *leadership) carryOut(ctx context.Context, recordKey string, v verdict) outcome {
+	v.entry = v.entry.withoutEnded(now())
 	value, err := v.value(l.keys)
 	if err != nil {
 		return outcome{err: err}

@@ -35,6 +35,7 @@ func TestRegistryAgainstAModel(t *testing.T) {
 			"create":    m.create,
 			"replace":   m.replace,
 			"set state": m.setState,
+			"rotate":    m.rotate,
 			"delete":    m.delete,
 			"begin":     m.beginDelete,
 			"confirm":   m.confirm,
@@ -218,6 +219,28 @@ func (m *model) setState(rt *rapid.T) {
 	w := old.Webhook
 	w.State = state
 	m.wrote(rt, isWritten, err, id, got, Entry{Webhook: w, Pinned: old.Pinned})
+}
+
+func (m *model) rotate(rt *rapid.T) {
+	id, i := ids.Draw(rt, "id"), m.process(rt)
+	n := Rotation{Secret: secretOf(rapid.SampledFrom([]string{"x", "y"}).Draw(rt, "secret")), Overlap: time.Hour}
+	old, exists := m.entries[id]
+	var decided error
+	if !exists {
+		decided = ErrNotFound
+	}
+	same := cmp.Equal(old.Secret, n.Secret)
+	isWritten, want := m.play(i, decided, exists && !same)
+	got, err := m.processes[i].Rotate(context.Background(), DefaultTenant, id, n)
+	expect(rt, "Rotate", err, want)
+	if same && err == nil && !cmp.Equal(got, old) {
+		rt.Fatalf("Rotate to the same:\n%s", cmp.Diff(old, got))
+	}
+	if isWritten {
+		old.Secret = n.Secret
+		m.entries[id] = old
+	}
+	m.wrote(rt, isWritten, err, id, got, Entry{Webhook: old.Webhook, Pinned: old.Pinned})
 }
 
 func (m *model) delete(rt *rapid.T) {

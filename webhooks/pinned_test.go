@@ -36,7 +36,7 @@ func TestAWebhookHasNoMoreTopicsThanFitIntoItsRecord(t *testing.T) {
 		if err := w.Validate(); err != nil {
 			t.Errorf("Validate: %v", err)
 		}
-		value, err := encode(Entry{Webhook: w, Secret: newSecret(), Pinned: pinned}, ring(t, testKey(1)))
+		value, err := encode(Entry{Webhook: w, Secret: NewSecret(), Pinned: pinned}, ring(t, testKey(1)))
 		if err != nil || len(value) > mostOfAClient {
 			t.Errorf("a webhook with %d topics, five hundred too many at most, takes %d bytes (%v), and %d is the most", len(pinned), len(value), err, mostOfAClient)
 		}

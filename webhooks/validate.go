@@ -95,6 +95,7 @@ func (w *Webhook) check(c *complaints) {
 	w.checkExhausted(c)
 	checkTLS(c, "/tls", w.TLS)
 	checkAuth(c, "/auth", w.Auth, w.Request.Headers)
+	checkSigning(c, "/signing", w.Signing)
 	if w.Lifecycle != nil {
 		checkURL(c, "/lifecycle/url", w.Lifecycle.URL)
 	}

@@ -146,11 +146,6 @@ type DeadLetter struct {
 	Topic *string `json:"topic"`
 }
 
-// Signing of deliveries by Standard Webhooks.
-type Signing struct {
-	Enabled bool `json:"enabled"`
-}
-
 // Lifecycle is where the receiver is told which partitions are coming and going.
 type Lifecycle struct {
 	URL string `json:"url"`
@@ -189,7 +184,7 @@ func Default() Webhook {
 		Retry:          Retry{InitialBackoffMs: 500, MaxBackoffMs: 60_000, Multiplier: 2},
 		OnExhausted:    OnExhaustedBlock,
 		OnUndecodable:  OnUndecodableBase64,
-		Signing:        Signing{Enabled: true},
+		Signing:        Signing{Enabled: true, Schemes: []string{SchemeV1}},
 	}
 }
 

@@ -58,6 +58,7 @@ func TestACloneSharesNothing(t *testing.T) {
 		w.StateReason, w.DeadLetter.Topic, w.Lifecycle = new(reason), new(dead), &Lifecycle{URL: "http://l"}
 		w.TLS = TLS{CA: new("ca"), ClientCertificate: new("cert"), ClientKey: new("key")}
 		w.Auth = &Auth{Type: AuthOAuth2, Scopes: []string{"read"}}
+		w.Signing.PublicKeys = []string{"whpk_a"}
 		return w
 	}
 	w := full()
@@ -69,6 +70,7 @@ func TestACloneSharesNothing(t *testing.T) {
 	*c.StateReason, *c.DeadLetter.Topic, c.Lifecycle.URL = "other", "other", "other"
 	*c.TLS.CA, *c.TLS.ClientCertificate, *c.TLS.ClientKey = "other", "other", "other"
 	c.Auth.Type, c.Auth.Scopes[0] = "other", "other"
+	c.Signing.Schemes[0], c.Signing.PublicKeys[0] = "other", "other"
 	if diff := cmp.Diff(full(), w); diff != "" {
 		t.Errorf("a change of the clone shows (-want +got):\n%s", diff)
 	}

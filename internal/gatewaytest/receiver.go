@@ -97,7 +97,7 @@ type Receiver struct {
 
 	mu         sync.Mutex
 	explicit   map[string]bool
-	secrets    map[string]*standardwebhooks.Webhook
+	secrets    map[string][]*standardwebhooks.Webhook
 	deliveries []*Delivery
 	acks       []Ack
 	answers    []AckAnswer
@@ -116,7 +116,7 @@ func NewReceiver(t testing.TB, script Script) *Receiver {
 	t.Helper()
 	r := &Receiver{
 		explicit: map[string]bool{},
-		secrets:  map[string]*standardwebhooks.Webhook{},
+		secrets:  map[string][]*standardwebhooks.Webhook{},
 		seen:     map[seenKey]map[int64]struct{}{},
 		distinct: map[string]int{},
 	}
@@ -141,16 +141,21 @@ func (r *Receiver) URL(webhook string) string { return r.server.URL + "/" + webh
 // SetScript changes how deliveries are answered from now on.
 func (r *Receiver) SetScript(s Script) { r.script.Store(&s) }
 
-// Verify has every delivery to the webhook checked against its secret ("whsec_...").
-func (r *Receiver) Verify(t testing.TB, webhook, secret string) {
+// Verify has every delivery to the webhook checked against its secret ("whsec_..."),
+// or, while that is rotated, against several, of which one has to verify.
+func (r *Receiver) Verify(t testing.TB, webhook string, secrets ...string) {
 	t.Helper()
-	wh, err := standardwebhooks.NewWebhook(secret)
-	if err != nil {
-		t.Fatalf("reading the secret of %s: %v", webhook, err)
+	var whs []*standardwebhooks.Webhook
+	for _, secret := range secrets {
+		wh, err := standardwebhooks.NewWebhook(secret)
+		if err != nil {
+			t.Fatalf("reading the secret of %s: %v", webhook, err)
+		}
+		whs = append(whs, wh)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.secrets[webhook] = wh
+	r.secrets[webhook] = whs
 }
 
 // Explicit says that the webhook's ack mode is explicit: a plain 2xx acks nothing.
@@ -280,10 +285,14 @@ func (r *Receiver) read(req *http.Request, body []byte) (*Delivery, error) {
 		return nil, err
 	}
 	r.mu.Lock()
-	secret := r.secrets[d.Webhook]
+	secrets := r.secrets[d.Webhook]
 	r.mu.Unlock()
-	if secret != nil {
-		if err := secret.Verify(body, req.Header); err != nil {
+	for i, secret := range secrets {
+		err := secret.Verify(body, req.Header)
+		if err == nil {
+			break
+		}
+		if i == len(secrets)-1 {
 			return nil, fmt.Errorf("checking the signature of %s: %w", d.ID, err)
 		}
 	}

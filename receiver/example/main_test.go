@@ -95,7 +95,8 @@ func start(t *testing.T, g *gateway) running {
 	}
 	here := egress.Policy{AllowHTTP: true, AllowedPorts: ports, AllowedCIDRs: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
 	if r.client, err = delivery.NewClient(delivery.Config{
-		Webhook: w, Secret: key, AckURL: api.URL + "/ack", UserAgent: "kpush/test", Guard: egress.New(here, egress.Options{}),
+		Webhook: w, Signer: delivery.NewSigner(webhooks.Entry{Webhook: w, Secret: key}),
+		AckURL: api.URL + "/ack", UserAgent: "kpush/test", Guard: egress.New(here, egress.Options{}),
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -427,6 +427,14 @@ type Health struct {
 // HealthStatus defines model for Health.Status.
 type HealthStatus string
 
+// JWK defines model for JWK.
+type JWK = webhooks.JWK
+
+// JWKS defines model for JWKS.
+type JWKS struct {
+	Keys []JWK `json:"keys"`
+}
+
 // OnUndecodable What happens to a record whose value is not JSON, with `format.value` `json`; with another one it has to be
 // `base64`. `base64`: it is sent, as `value_base64`. The others do not send it. `block`: the partition is held.
 // `dead_letter` and `skip`: as in `on_exhausted`, within the same budget. The code is `undecodable`.
@@ -501,6 +509,21 @@ type Problem struct {
 	Title     string        `json:"title"`
 	Type      string        `json:"type"`
 }
+
+// RotatedSecret defines model for RotatedSecret.
+type RotatedSecret struct {
+	// OverlapEndsAt When the last of the former keys ends; null when none signs.
+	OverlapEndsAt *time.Time `json:"overlap_ends_at"`
+
+	// PublicKeys What verifies `v1a`, the new key first.
+	PublicKeys []string `json:"public_keys"`
+
+	// Secret Verifies the signatures `v1` from now on.
+	Secret string `json:"secret"`
+}
+
+// Rotation defines model for Rotation.
+type Rotation = json.RawMessage
 
 // Seek Where to go on.
 type Seek = json.RawMessage
@@ -624,6 +647,12 @@ type WebhookRead = Webhook
 // so that an answer can be sent back.
 type WebhookBody = WebhookInput
 
+// GetPublicKeysParams defines parameters for GetPublicKeys.
+type GetPublicKeysParams struct {
+	// IfNoneMatch The `ETag` of the set that the client has; if that is still so, the answer is 304.
+	IfNoneMatch *string `json:"If-None-Match,omitempty"`
+}
+
 // AckParams defines parameters for Ack.
 type AckParams struct {
 	// Wait `commit`: the answer is sent once the broker has confirmed a commit that covers the ack. `accept`: once the
@@ -695,8 +724,14 @@ type PutWebhookJSONRequestBody = WebhookInput
 // SeekWebhookJSONRequestBody defines body for SeekWebhook for application/json ContentType.
 type SeekWebhookJSONRequestBody = Seek
 
+// RotateSecretJSONRequestBody defines body for RotateSecret for application/json ContentType.
+type RotateSecretJSONRequestBody = Rotation
+
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
+	// GetPublicKeys Get the public keys that sign deliveries by v1a.
+	// (GET /.well-known/jwks.json)
+	GetPublicKeys(w http.ResponseWriter, r *http.Request, params GetPublicKeysParams)
 	// Ack Say what became of a delivery.
 	// (POST /ack)
 	Ack(w http.ResponseWriter, r *http.Request, params AckParams)
@@ -736,6 +771,9 @@ type ServerInterface interface {
 	// ResumeWebhook Deliver again.
 	// (POST /v1/webhooks/{id}/resume)
 	ResumeWebhook(w http.ResponseWriter, r *http.Request, id ID)
+	// RotateSecret Exchange what deliveries are signed with.
+	// (POST /v1/webhooks/{id}/secret/rotate)
+	RotateSecret(w http.ResponseWriter, r *http.Request, id ID)
 	// TestWebhook Send the receiver a sample.
 	// (POST /v1/webhooks/{id}/test)
 	TestWebhook(w http.ResponseWriter, r *http.Request, id ID)
@@ -747,6 +785,12 @@ type ServerInterface interface {
 // Unimplemented server implementation that returns http.StatusNotImplemented for each endpoint.
 
 type Unimplemented struct{}
+
+// GetPublicKeys Get the public keys that sign deliveries by v1a.
+// (GET /.well-known/jwks.json)
+func (_ Unimplemented) GetPublicKeys(w http.ResponseWriter, r *http.Request, params GetPublicKeysParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
 
 // Ack Say what became of a delivery.
 // (POST /ack)
@@ -826,6 +870,12 @@ func (_ Unimplemented) ResumeWebhook(w http.ResponseWriter, r *http.Request, id 
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// RotateSecret Exchange what deliveries are signed with.
+// (POST /v1/webhooks/{id}/secret/rotate)
+func (_ Unimplemented) RotateSecret(w http.ResponseWriter, r *http.Request, id ID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // TestWebhook Send the receiver a sample.
 // (POST /v1/webhooks/{id}/test)
 func (_ Unimplemented) TestWebhook(w http.ResponseWriter, r *http.Request, id ID) {
@@ -846,6 +896,47 @@ type ServerInterfaceWrapper struct {
 }
 
 type MiddlewareFunc func(http.Handler) http.Handler
+
+// GetPublicKeys operation middleware
+func (siw *ServerInterfaceWrapper) GetPublicKeys(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetPublicKeysParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-None-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-None-Match")]; found {
+		var IfNoneMatch string
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-None-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-None-Match", valueList[0], &IfNoneMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-None-Match", Err: err})
+			return
+		}
+
+		params.IfNoneMatch = &IfNoneMatch
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetPublicKeys(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
 
 // Ack operation middleware
 func (siw *ServerInterfaceWrapper) Ack(w http.ResponseWriter, r *http.Request) {
@@ -1288,6 +1379,32 @@ func (siw *ServerInterfaceWrapper) ResumeWebhook(w http.ResponseWriter, r *http.
 	handler.ServeHTTP(w, r)
 }
 
+// RotateSecret operation middleware
+func (siw *ServerInterfaceWrapper) RotateSecret(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id ID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RotateSecret(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // TestWebhook operation middleware
 func (siw *ServerInterfaceWrapper) TestWebhook(w http.ResponseWriter, r *http.Request) {
 
@@ -1442,6 +1559,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	}
 
 	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/.well-known/jwks.json", wrapper.GetPublicKeys)
+	})
+	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/ack", wrapper.Ack)
 	})
 	r.Group(func(r chi.Router) {
@@ -1479,6 +1599,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/webhooks/{id}/resume", wrapper.ResumeWebhook)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/webhooks/{id}/secret/rotate", wrapper.RotateSecret)
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/webhooks/{id}/test", wrapper.TestWebhook)
@@ -1554,6 +1677,58 @@ type WebhookReadJSONResponse struct {
 	Body Webhook
 
 	Headers WebhookReadResponseHeaders
+}
+
+type GetPublicKeysRequestObject struct {
+	Params GetPublicKeysParams
+}
+
+type GetPublicKeysResponseObject interface {
+	VisitGetPublicKeysResponse(w http.ResponseWriter) error
+}
+
+type GetPublicKeys200ResponseHeaders struct {
+	CacheControl string
+	ETag         string
+	XRequestID   *string
+}
+
+type GetPublicKeys200ApplicationJwkSetPlusJSONResponse struct {
+	Body    JWKS
+	Headers GetPublicKeys200ResponseHeaders
+}
+
+func (response GetPublicKeys200ApplicationJwkSetPlusJSONResponse) VisitGetPublicKeysResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/jwk-set+json")
+	w.Header().Set("Cache-Control", fmt.Sprint(response.Headers.CacheControl))
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	if response.Headers.XRequestID != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestID))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetPublicKeys304ResponseHeaders struct {
+	XRequestID *string
+}
+
+type GetPublicKeys304Response struct {
+	Headers GetPublicKeys304ResponseHeaders
+}
+
+func (response GetPublicKeys304Response) VisitGetPublicKeysResponse(w http.ResponseWriter) error {
+	if response.Headers.XRequestID != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestID))
+	}
+	w.WriteHeader(304)
+	return nil
 }
 
 type AckRequestObject struct {
@@ -1974,6 +2149,41 @@ func (response ResumeWebhook200JSONResponse) VisitResumeWebhookResponse(w http.R
 	return err
 }
 
+type RotateSecretRequestObject struct {
+	ID   ID `json:"id"`
+	Body *RotateSecretJSONRequestBody
+}
+
+type RotateSecretResponseObject interface {
+	VisitRotateSecretResponse(w http.ResponseWriter) error
+}
+
+type RotateSecret200ResponseHeaders struct {
+	ETag       string
+	XRequestID *string
+}
+
+type RotateSecret200JSONResponse struct {
+	Body    RotatedSecret
+	Headers RotateSecret200ResponseHeaders
+}
+
+func (response RotateSecret200JSONResponse) VisitRotateSecretResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	if response.Headers.XRequestID != nil {
+		w.Header().Set("X-Request-Id", fmt.Sprint(*response.Headers.XRequestID))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type TestWebhookRequestObject struct {
 	ID ID `json:"id"`
 }
@@ -2039,6 +2249,9 @@ func (response Version200JSONResponse) VisitVersionResponse(w http.ResponseWrite
 
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
+	// GetPublicKeys Get the public keys that sign deliveries by v1a.
+	// (GET /.well-known/jwks.json)
+	GetPublicKeys(ctx context.Context, request GetPublicKeysRequestObject) (GetPublicKeysResponseObject, error)
 	// Ack Say what became of a delivery.
 	// (POST /ack)
 	Ack(ctx context.Context, request AckRequestObject) (AckResponseObject, error)
@@ -2078,6 +2291,9 @@ type StrictServerInterface interface {
 	// ResumeWebhook Deliver again.
 	// (POST /v1/webhooks/{id}/resume)
 	ResumeWebhook(ctx context.Context, request ResumeWebhookRequestObject) (ResumeWebhookResponseObject, error)
+	// RotateSecret Exchange what deliveries are signed with.
+	// (POST /v1/webhooks/{id}/secret/rotate)
+	RotateSecret(ctx context.Context, request RotateSecretRequestObject) (RotateSecretResponseObject, error)
 	// TestWebhook Send the receiver a sample.
 	// (POST /v1/webhooks/{id}/test)
 	TestWebhook(ctx context.Context, request TestWebhookRequestObject) (TestWebhookResponseObject, error)
@@ -2123,6 +2339,32 @@ type strictHandler struct {
 	ssi         StrictServerInterface
 	middlewares []StrictMiddlewareFunc
 	options     StrictHTTPServerOptions
+}
+
+// GetPublicKeys operation middleware
+func (sh *strictHandler) GetPublicKeys(w http.ResponseWriter, r *http.Request, params GetPublicKeysParams) {
+	var request GetPublicKeysRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetPublicKeys(ctx, request.(GetPublicKeysRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetPublicKeys")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetPublicKeysResponseObject); ok {
+		if err := validResponse.VisitGetPublicKeysResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
 }
 
 // Ack operation middleware
@@ -2480,6 +2722,42 @@ func (sh *strictHandler) ResumeWebhook(w http.ResponseWriter, r *http.Request, i
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ResumeWebhookResponseObject); ok {
 		if err := validResponse.VisitResumeWebhookResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RotateSecret operation middleware
+func (sh *strictHandler) RotateSecret(w http.ResponseWriter, r *http.Request, id ID) {
+	var request RotateSecretRequestObject
+
+	request.ID = id
+
+	var body RotateSecretJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		if !errors.Is(err, io.EOF) {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RotateSecret(ctx, request.(RotateSecretRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RotateSecret")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RotateSecretResponseObject); ok {
+		if err := validResponse.VisitRotateSecretResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

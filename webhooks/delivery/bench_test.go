@@ -3,6 +3,7 @@ package delivery
 import (
 	"bufio"
 	"bytes"
+	"crypto/ed25519"
 	"encoding/base64"
 	"io"
 	"net"
@@ -49,7 +50,7 @@ func benchClient(tb testing.TB, url, value string, signed bool) *Client {
 	w := webhooks.Default()
 	w.ID, w.URL, w.GroupID = "orders-to-billing", url, "kpush.default.orders-to-billing"
 	w.Format.Value, w.Signing.Enabled = value, signed
-	c, err := NewClient(Config{Webhook: w, Secret: make([]byte, 32), AckURL: "https://gw.example.com/ack", UserAgent: "kpush/1", Guard: testGuard(egress.Options{})})
+	c, err := NewClient(Config{Webhook: w, Signer: NewSigner(webhooks.Entry{Webhook: w, Secret: make([]byte, 32)}), AckURL: "https://gw.example.com/ack", UserAgent: "kpush/1", Guard: testGuard(egress.Options{})})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -89,14 +90,31 @@ func BenchmarkEncode(b *testing.B) {
 }
 
 func BenchmarkSign(b *testing.B) {
-	s := newSigners(make([]byte, 32))
 	body := make([]byte, 140_000)
 	signed := []byte("dl_3kq9x7w2m5.1790000000.")
-	var dst []byte
-	b.SetBytes(int64(len(body)))
-	b.ReportAllocs()
-	for b.Loop() {
-		dst = s.append(dst[:0], signed, body)
+	now := time.Now()
+	secret, private := make([]byte, 32), ed25519.NewKeyFromSeed(make([]byte, 32))
+	for _, test := range []struct {
+		name    string
+		schemes []string
+		former  []webhooks.FormerKey
+	}{
+		{"v1", []string{"v1"}, nil},
+		{"v1, a former key ended", []string{"v1"}, []webhooks.FormerKey{{Secret: secret, Until: now}}},
+		{"v1, in an overlap", []string{"v1"}, []webhooks.FormerKey{{Secret: secret, Until: now.Add(time.Hour)}}},
+		{"v1a", []string{"v1a"}, nil},
+	} {
+		b.Run(test.name, func(b *testing.B) {
+			w := webhooks.Default()
+			w.Signing.Schemes = test.schemes
+			s := NewSigner(webhooks.Entry{Webhook: w, Secret: secret, Private: private, Former: test.former}).keys.Load()
+			var dst []byte
+			b.SetBytes(int64(len(body)))
+			b.ReportAllocs()
+			for b.Loop() {
+				dst = s.append(dst[:0], now, signed, body)
+			}
+		})
 	}
 }
 

@@ -22,7 +22,7 @@ import (
 // Config is what a Client or a Notifier is made from.
 type Config struct {
 	Webhook   webhooks.Webhook // complete
-	Secret    []byte           // HMAC key of Standard Webhooks, raw bytes
+	Signer    *Signer          // nil: requests go unsigned
 	AckURL    string           // told to receivers as ack.url
 	UserAgent string           // kpush/<version>
 

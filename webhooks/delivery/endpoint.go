@@ -22,7 +22,7 @@ type endpoint struct {
 	secure   bool
 	start    []byte        // of every request
 	timeout  time.Duration // of one attempt, from dial to the end of the answer
-	signers  *signers      // nil: requests go unsigned
+	signer   *Signer
 	dialer   *dialer
 	wires    wires
 	unwatch  func()       // ends the watch over the guard's policy
@@ -62,12 +62,13 @@ func newEndpoint(cfg Config, d *dialer, name, text string, headers []header) (*e
 		secure:  target.Scheme == "https",
 		start:   requestStart(target, headers),
 		timeout: w.Request.Timeout(),
+		signer:  cfg.Signer,
 		dialer:  d,
 		loop:    cfg.LoopMarker,
 		tracer:  otel.Tracer("github.com/kpush/kpush/webhooks/delivery"),
 	}
-	if w.Signing.Enabled {
-		e.signers = newSigners(cfg.Secret)
+	if e.signer == nil {
+		e.signer = new(Signer)
 	}
 	e.requests.New = func() any { return new(request) }
 	e.unwatch = d.guard.Watch(e.wires.drop)

@@ -41,7 +41,7 @@ func testWebhook(url string, edits ...func(*webhooks.Webhook)) webhooks.Webhook 
 
 func testConfig(w webhooks.Webhook) Config {
 	return Config{
-		Webhook: w, Secret: testSecret, AckURL: "https://gw.example.com/ack", UserAgent: "kpush/test",
+		Webhook: w, Signer: NewSigner(webhooks.Entry{Webhook: w, Secret: testSecret}), AckURL: "https://gw.example.com/ack", UserAgent: "kpush/test",
 		Guard: testGuard(egress.Options{}), LoopMarker: "marker",
 	}
 }

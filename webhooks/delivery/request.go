@@ -115,13 +115,13 @@ func (r *request) number(name string, n int64) {
 	r.head = append(strconv.AppendInt(appendField(r.head, name), n, 10), "\r\n"...)
 }
 
-// end ends a head, with the signature of body, which is what is sent.
+// end ends a head, with the signatures of body, which is what is sent.
 func (r *request) end(e *endpoint, id string, now time.Time, parent trace.SpanContext, body []byte) {
 	b := append(appendTraceParent(appendField(r.head, "traceparent"), parent), "\r\n"...)
-	if e.signers != nil {
+	if s := e.signer.keys.Load(); s != nil {
 		r.signed = append(append(r.signed[:0], id...), '.')
 		r.signed = append(strconv.AppendInt(r.signed, now.Unix(), 10), '.')
-		b = append(e.signers.append(appendField(b, "webhook-signature"), r.signed, body), "\r\n"...)
+		b = append(s.append(appendField(b, "webhook-signature"), now, r.signed, body), "\r\n"...)
 	}
 	b = strconv.AppendInt(appendField(b, "content-length"), int64(len(body)), 10)
 	r.head = append(b, "\r\n\r\n"...)
