@@ -1,4 +1,5 @@
-# Needs Go 1.26, gcc, a JDK 17 and Maven; everything else comes by itself.
+# Needs Go 1.26, gcc, a JDK 17 and Maven, and for receivers in other languages Node 20
+# and Python 3.9; everything else comes by itself.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
