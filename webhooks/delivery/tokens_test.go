@@ -466,10 +466,10 @@ func TestT5_ATokenEndpointThatDrips(t *testing.T) {
 func TestTheTimeOfAFetchIsNotTheAttempts(t *testing.T) {
 	endpoint, receiver := newTokenEndpoint(t), newGuarded(t, anyBearer)
 	endpoint.answer = func(w http.ResponseWriter) {
-		time.Sleep(600 * time.Millisecond)
+		time.Sleep(1100 * time.Millisecond)
 		io.WriteString(w, `{"access_token":"token-1"}`)
 	}
-	expect(t, deliver(t, testClient(t, receiver.url, byOAuth2(endpoint.url), timeout(500*time.Millisecond))), Acked, 200, "")
+	expect(t, deliver(t, testClient(t, receiver.url, byOAuth2(endpoint.url), timeout(time.Second))), Acked, 200, "")
 }
 
 func TestLifetimes(t *testing.T) {
