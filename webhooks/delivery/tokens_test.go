@@ -346,7 +346,11 @@ func TestS5_R4_TokenEndpoints(t *testing.T) {
 	}
 	token := func(s string) string { return `{"access_token":"` + s + `","token_type":"Bearer"}` }
 	redirect := func(status int) func(http.ResponseWriter) {
-		return func(w http.ResponseWriter) { w.Header().Set("Location", second.URL); w.WriteHeader(status) }
+		return func(w http.ResponseWriter) {
+			w.Header().Set("Location", second.URL)
+			w.WriteHeader(status)
+			io.WriteString(w, token("token-x")) // which is no token for that
+		}
 	}
 	typed := func(kind, text string) func(http.ResponseWriter) {
 		return func(w http.ResponseWriter) { w.Header().Set("Content-Type", kind); io.WriteString(w, text) }
