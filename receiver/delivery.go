@@ -39,8 +39,14 @@ type Record struct {
 	// Kafka, but for space around a value that is JSON.
 	Value []byte
 
-	// Headers are in Kafka's order; names may repeat.
+	// Headers are in Kafka's order; names may repeat. In the formats "raw" and
+	// "cloudevents-batch" they are those of format.headers, by the names they came by.
 	Headers []Header
+
+	// Event is the whole event in JSON, for a library of CloudEvents, where the format
+	// is "cloudevents-batch". Value is its data then, Key its partitionkey, and Timestamp
+	// its time, which its producer may have chosen.
+	Event []byte
 }
 
 // TimestampType says who set a record's timestamp. Others than these may come.

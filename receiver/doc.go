@@ -16,8 +16,8 @@
 //		},
 //	})
 //
-// Its parts stand on their own: a Verifier checks a signature, Parse and
-// ParseNotice read a body, an Acker says later what became of a delivery.
+// Its parts stand on their own: a Verifier checks a signature, Parse, ParseNotice
+// and ParseRequest read a body, an Acker says later what became of a delivery.
 //
 // Delivery is at least once: a record comes again when its ack was lost. What
 // names a record is its topic, partition and offset, never the id of the delivery

@@ -167,8 +167,6 @@ func (e *envelope) delivery(strings bool) (*Delivery, error) {
 		return nil, malformed("it has no ack token")
 	case e.FirstOffset == nil || e.LastOffset == nil:
 		return nil, malformed("it has no offsets")
-	case len(e.Records) == 0 || len(e.Records) != e.RecordCount:
-		return nil, malformed("it holds %d records, record_count says %d", len(e.Records), e.RecordCount)
 	}
 	d := &Delivery{
 		ID: e.DeliveryID, WebhookID: e.WebhookID, GroupID: e.GroupID, Attempt: e.Attempt,
@@ -181,15 +179,28 @@ func (e *envelope) delivery(strings bool) (*Delivery, error) {
 		if err != nil {
 			return nil, malformed("record %d: %w", i, err)
 		}
-		if i > 0 && r.Offset <= d.Records[i-1].Offset {
-			return nil, malformed("offset %d stands after %d", r.Offset, d.Records[i-1].Offset)
-		}
 		d.Records[i] = r
 	}
-	if first, last := d.Records[0].Offset, d.Records[len(d.Records)-1].Offset; first != d.FirstOffset || last != d.LastOffset || first < 0 {
-		return nil, malformed("its records are %d..%d, it says %d..%d", first, last, d.FirstOffset, d.LastOffset)
+	if err := d.whole(); err != nil {
+		return nil, err
 	}
 	return d, nil
+}
+
+// whole reports whether a delivery holds the records that it says.
+func (d *Delivery) whole() error {
+	if len(d.Records) == 0 || len(d.Records) != d.RecordCount {
+		return malformed("it holds %d records, and %d by its own word", len(d.Records), d.RecordCount)
+	}
+	for i := 1; i < len(d.Records); i++ {
+		if d.Records[i].Offset <= d.Records[i-1].Offset {
+			return malformed("offset %d stands after %d", d.Records[i].Offset, d.Records[i-1].Offset)
+		}
+	}
+	if first, last := d.Records[0].Offset, d.Records[len(d.Records)-1].Offset; first != d.FirstOffset || last != d.LastOffset || first < 0 {
+		return malformed("its records are %d..%d, it says %d..%d", first, last, d.FirstOffset, d.LastOffset)
+	}
+	return nil
 }
 
 func (e *envelopeRecord) record(strings bool) (r Record, err error) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
@@ -43,9 +44,11 @@ var (
 //	an error, or it panics     500
 //
 // A test, which POST /v1/webhooks/{id}/test sends, is answered 200 once it is verified;
-// Deliver does not see it. What else is not for Deliver is answered 405, 413 (the gateway then sends the batch in
-// halves), 401 (unsigned, wrongly signed, too old, of a webhook that is not known) or
-// 400. No answer tells why: Report is told.
+// Deliver does not see it. What else is not for Deliver is answered 405, 413 (the
+// gateway then sends the batch in halves), 415, 401 (unsigned, wrongly signed, too old,
+// of a webhook that is not known) or 400. No answer tells why: Report is told.
+//
+// Deliveries may be in any format.type: see ParseRequest.
 //
 // It is safe for concurrent use, and its fields are not changed any more once it is
 // used.
@@ -81,8 +84,14 @@ type Handler struct {
 	// Tolerance is how far webhook-timestamp may be from our clock. Default 5m.
 	Tolerance time.Duration
 
-	// MaxBody is the longest body that is taken, in bytes. Default 32 MiB.
+	// MaxBody is the longest body that is taken, in bytes, as it is sent and when it is
+	// unpacked. Default 32 MiB.
 	MaxBody int64
+
+	// Decompress unpacks bodies in encodings that the standard library does not have,
+	// "zstd" for one; "gzip" needs none. Nothing is unpacked that was not verified, and
+	// no more than MaxBody is read. Default: they are answered 415.
+	Decompress func(encoding string, packed io.Reader) (io.ReadCloser, error)
 
 	// StringValues says that the webhook's format.value is "string": see ParseStrings.
 	StringValues bool
@@ -144,6 +153,19 @@ func (h *Handler) take(w http.ResponseWriter, r *http.Request) (Ack, error) {
 	if err != nil {
 		return Ack{}, err
 	}
+	if body, err = h.unpack(r.Header, body); err != nil {
+		return Ack{}, err
+	}
+	if kind := formatOf(r.Header); kind != formatEnvelope {
+		d, err := readDelivery(kind, r.Header, body, h.StringValues)
+		if err != nil {
+			return Ack{}, refuse(http.StatusBadRequest, err)
+		}
+		if isTest(r.Header) {
+			return Ack{}, nil
+		}
+		return h.deliver(r.Context(), d)
+	}
 	e, err := decode(body)
 	if err != nil {
 		return Ack{}, refuse(http.StatusBadRequest, err)
@@ -191,11 +213,15 @@ func (h *Handler) verified(w http.ResponseWriter, r *http.Request) ([]byte, erro
 	return body, nil
 }
 
-func (h *Handler) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	longest := h.MaxBody
-	if longest <= 0 {
-		longest = DefaultMaxBody
+func (h *Handler) longest() int64 {
+	if h.MaxBody <= 0 {
+		return DefaultMaxBody
 	}
+	return h.MaxBody
+}
+
+func (h *Handler) read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	longest := h.longest()
 	if r.ContentLength > longest {
 		return nil, refuse(http.StatusRequestEntityTooLarge, errTooLong)
 	}

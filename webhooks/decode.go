@@ -71,6 +71,9 @@ func (w *Webhook) complete(body object) {
 	if !body.gives("retry", "initial_backoff_ms") {
 		w.Retry.InitialBackoffMs = min(w.Retry.InitialBackoffMs, max(w.Retry.MaxBackoffMs, 1))
 	}
+	if w.Format.Type == FormatRaw && !body.gives("batch", "max_records") {
+		w.Batch.MaxRecords = 1
+	}
 	if !body.gives("ack", "timeout_ms") {
 		w.Ack.TimeoutMs = min(w.Ack.TimeoutMs, max(w.Ack.MaxTimeoutMs, minTimeoutMs))
 	}
@@ -91,7 +94,10 @@ func (w *Webhook) binds() map[string]any {
 			"min_bytes": &w.Fetch.MinBytes, "max_bytes": &w.Fetch.MaxBytes, "max_wait_ms": &w.Fetch.MaxWaitMs,
 			"prefetch_records": &w.Fetch.PrefetchRecords, "prefetch_bytes": &w.Fetch.PrefetchBytes,
 		},
-		"format":  map[string]any{"type": &w.Format.Type, "key": &w.Format.Key, "value": &w.Format.Value},
+		"format": map[string]any{
+			"type": &w.Format.Type, "key": &w.Format.Key, "value": &w.Format.Value, "content_encoding": &w.Format.ContentEncoding,
+			"source": &w.Format.Source, "event_type": &w.Format.EventType, "headers": &w.Format.Headers,
+		},
 		"request": map[string]any{"timeout_ms": &w.Request.TimeoutMs, "headers": &w.Request.Headers},
 		"ack": map[string]any{
 			"mode": &w.Ack.Mode, "timeout_ms": &w.Ack.TimeoutMs, "max_timeout_ms": &w.Ack.MaxTimeoutMs,

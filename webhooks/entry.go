@@ -35,6 +35,7 @@ func (w Webhook) Clone() Webhook {
 	w.Topics = slices.Clone(w.Topics)
 	w.Labels = maps.Clone(w.Labels)
 	w.Request.Headers = maps.Clone(w.Request.Headers)
+	w.Format.Headers = slices.Clone(w.Format.Headers)
 	w.StateReason = clonePointer(w.StateReason)
 	w.DeadLetter.Topic = clonePointer(w.DeadLetter.Topic)
 	w.Lifecycle = clonePointer(w.Lifecycle)
@@ -83,7 +84,7 @@ func sameContent(a, b Webhook) bool {
 // not drop the field by writing the webhook back. Version 2 has pinned, and in the
 // webhook lifecycle and patterns among the topics; version 3 has tls; version 4 has
 // sealed_seed, former, and in the webhook on_undecodable, signing.schemes, auth, the
-// client certificate of tls, and credentials sealed.
+// client certificate of tls, the formats beside the envelope, and credentials sealed.
 const (
 	storedVersion  = 4 // what this build writes
 	oldestReadable = 1

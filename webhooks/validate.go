@@ -84,9 +84,7 @@ func (w *Webhook) check(c *complaints) {
 	within(c, "/fetch/prefetch_records", w.Fetch.PrefetchRecords, 1, maxPrefetchRecords)
 	within(c, "/fetch/prefetch_bytes", w.Fetch.PrefetchBytes, minPrefetchBytes, maxPrefetchBytes)
 
-	oneOf(c, "/format/type", w.Format.Type, "envelope")
-	oneOf(c, "/format/key", w.Format.Key, "auto", "base64")
-	oneOf(c, "/format/value", w.Format.Value, "auto", "json", "string", "base64")
+	w.checkFormat(c)
 
 	within(c, "/request/timeout_ms", w.Request.TimeoutMs, minTimeoutMs, maxRequestTimeoutMs)
 	checkHeaders(c, "/request/headers", w.Request.Headers)

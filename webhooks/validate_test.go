@@ -177,7 +177,7 @@ func TestRules(t *testing.T) {
 		"an unknown reset":                               {func(w *Webhook) { w.OffsetReset = "none" }, []string{"/offset_reset"}},
 		"an unknown isolation":                           {func(w *Webhook) { w.IsolationLevel = "" }, []string{"/isolation_level"}},
 		"ordering by key, not there yet":                 {func(w *Webhook) { w.Ordering = "key" }, []string{"/ordering"}},
-		"CloudEvents, not there yet":                     {func(w *Webhook) { w.Format.Type = "cloudevents-batch" }, []string{"/format/type"}},
+		"an unknown format":                              {func(w *Webhook) { w.Format.Type = "xml" }, []string{"/format/type"}},
 		"an unknown key format":                          {func(w *Webhook) { w.Format.Key = "json" }, []string{"/format/key"}},
 		"an unknown value format":                        {func(w *Webhook) { w.Format.Value = "avro" }, []string{"/format/value"}},
 		"32 headers":                                     {func(w *Webhook) { w.Request.Headers = many(32) }, nil},

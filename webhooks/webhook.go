@@ -77,6 +77,15 @@ const (
 	ResetEarliest = "earliest"
 	ResetLatest   = "latest"
 
+	FormatEnvelope    = "envelope"
+	FormatCloudEvents = "cloudevents-batch"
+	FormatNDJSON      = "ndjson"
+	FormatRaw         = "raw"
+
+	EncodingIdentity = "identity"
+	EncodingGzip     = "gzip"
+	EncodingZstd     = "zstd"
+
 	StartEarliest = "earliest"
 	StartLatest   = "latest"
 
@@ -105,9 +114,13 @@ type Fetch struct {
 
 // Format of the request body.
 type Format struct {
-	Type  string `json:"type"`  // envelope
-	Key   string `json:"key"`   // auto, base64
-	Value string `json:"value"` // auto, json, string, base64
+	Type            string   `json:"type"`             // envelope, cloudevents-batch, ndjson, raw
+	Key             string   `json:"key"`              // auto, base64
+	Value           string   `json:"value"`            // auto, json, string, base64
+	ContentEncoding string   `json:"content_encoding"` // identity, gzip, zstd
+	Source          string   `json:"source"`           // of events, before # and the topic
+	EventType       string   `json:"event_type"`       // of events
+	Headers         []string `json:"headers"`          // record headers that raw and cloudevents-batch carry
 }
 
 // Request settings of a delivery.
@@ -178,13 +191,16 @@ func Default() Webhook {
 		MaxInFlight:    1,
 		Batch:          Batch{MaxRecords: 100, MaxBytes: 1 << 20},
 		Fetch:          Fetch{MinBytes: 1, MaxBytes: 1 << 20, MaxWaitMs: 500, PrefetchRecords: 1000, PrefetchBytes: 4 << 20},
-		Format:         Format{Type: "envelope", Key: "auto", Value: "auto"},
-		Request:        Request{TimeoutMs: 30_000, Headers: map[string]string{}},
-		Ack:            Ack{Mode: AckAuto, TimeoutMs: 30_000, MaxTimeoutMs: 600_000},
-		Retry:          Retry{InitialBackoffMs: 500, MaxBackoffMs: 60_000, Multiplier: 2},
-		OnExhausted:    OnExhaustedBlock,
-		OnUndecodable:  OnUndecodableBase64,
-		Signing:        Signing{Enabled: true, Schemes: []string{SchemeV1}},
+		Format: Format{
+			Type: FormatEnvelope, Key: "auto", Value: "auto", ContentEncoding: EncodingIdentity,
+			Source: "/kafka", EventType: "kafka.record", Headers: []string{},
+		},
+		Request:       Request{TimeoutMs: 30_000, Headers: map[string]string{}},
+		Ack:           Ack{Mode: AckAuto, TimeoutMs: 30_000, MaxTimeoutMs: 600_000},
+		Retry:         Retry{InitialBackoffMs: 500, MaxBackoffMs: 60_000, Multiplier: 2},
+		OnExhausted:   OnExhaustedBlock,
+		OnUndecodable: OnUndecodableBase64,
+		Signing:       Signing{Enabled: true, Schemes: []string{SchemeV1}},
 	}
 }
 

@@ -59,6 +59,7 @@ func TestACloneSharesNothing(t *testing.T) {
 		w.TLS = TLS{CA: new("ca"), ClientCertificate: new("cert"), ClientKey: new("key")}
 		w.Auth = &Auth{Type: AuthOAuth2, Scopes: []string{"read"}}
 		w.Signing.PublicKeys = []string{"whpk_a"}
+		w.Format.Headers = []string{"trace"}
 		return w
 	}
 	w := full()
@@ -71,6 +72,7 @@ func TestACloneSharesNothing(t *testing.T) {
 	*c.TLS.CA, *c.TLS.ClientCertificate, *c.TLS.ClientKey = "other", "other", "other"
 	c.Auth.Type, c.Auth.Scopes[0] = "other", "other"
 	c.Signing.Schemes[0], c.Signing.PublicKeys[0] = "other", "other"
+	c.Format.Headers[0] = "other"
 	if diff := cmp.Diff(full(), w); diff != "" {
 		t.Errorf("a change of the clone shows (-want +got):\n%s", diff)
 	}

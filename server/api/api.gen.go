@@ -153,6 +153,21 @@ func (e ErrorCode) Valid() bool {
 	}
 }
 
+// Defines values for EventSpecversion.
+const (
+	EventSpecversionN10 EventSpecversion = "1.0"
+)
+
+// Valid indicates whether the value is a known member of the EventSpecversion enum.
+func (e EventSpecversion) Valid() bool {
+	switch e {
+	case EventSpecversionN10:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for HealthStatus.
 const (
 	HealthStatusOk HealthStatus = "ok"
@@ -410,6 +425,44 @@ type AttemptError struct {
 
 // ErrorCode Stable. New ones may come; treat an unknown one by its status.
 type ErrorCode string
+
+// Event A CloudEvent 1.0, `format.type` `cloudevents-batch`. A tombstone, and nothing else, has no data. An event that was in
+// the record, in binary or structured mode of the Kafka protocol binding, has the attributes that its producer
+// gave it, and `kafkaoffset`; one that breaks the rules of CloudEvents goes as any other record.
+//
+// Examples: {"data":{"total":3},"datacontenttype":"application/json","id":"3-1200","kafkaoffset":"1200","partitionkey":"o-17","sequence":"00000000000000001200","source":"/kafka#orders","specversion":"1.0","time":"2026-09-21T14:13:20.123Z","type":"kafka.record"}
+type Event struct {
+	// Data The value's JSON, unchanged, or its text.
+	Data interface{} `json:"data,omitempty"`
+
+	// DataBase64 Instead of `data`.
+	DataBase64      *string `json:"data_base64,omitempty"`
+	Datacontenttype *string `json:"datacontenttype,omitempty"`
+
+	// ID Partition, `-` and offset; with `source`, what names the record.
+	ID string `json:"id"`
+
+	// Kafkaoffset The offset.
+	Kafkaoffset string `json:"kafkaoffset"`
+
+	// Partitionkey The record's key.
+	Partitionkey *string `json:"partitionkey,omitempty"`
+
+	// Partitionkeybase64 Instead of `partitionkey` when it is empty or no text.
+	Partitionkeybase64 *string `json:"partitionkeybase64,omitempty"`
+
+	// Sequence The offset in 20 digits.
+	Sequence *string `json:"sequence,omitempty"`
+
+	// Source `format.source`, `#` and the topic.
+	Source      string           `json:"source"`
+	Specversion EventSpecversion `json:"specversion"`
+	Time        *time.Time       `json:"time,omitempty"`
+	Type        string           `json:"type"`
+}
+
+// EventSpecversion defines model for Event.Specversion.
+type EventSpecversion string
 
 // FieldError defines model for FieldError.
 type FieldError struct {

@@ -16,7 +16,7 @@ import (
 )
 
 // expect compares what an attempt came to.
-func expect(t *testing.T, res Result, verdict Verdict, status int, code string) {
+func expect(t testing.TB, res Result, verdict Verdict, status int, code string) {
 	t.Helper()
 	if res.Verdict != verdict || res.Status != status || res.Code != code {
 		t.Errorf("got verdict %d, status %d, code %q; want %d, %d, %q", res.Verdict, res.Status, res.Code, verdict, status, code)

@@ -1,5 +1,5 @@
 // Package delivery sends batches of records to a webhook's receiver and judges
-// what it answers: the envelope, the signature, the one guarded HTTP client, the
+// what it answers: the formats, the signature, the one guarded HTTP client, the
 // meaning of each status, and how long to wait before the next attempt. A Notifier
 // makes lifecycle calls in the same way.
 //
@@ -47,8 +47,9 @@ type Client struct {
 	key      keyFormat
 	value    valueFormat
 	strict   bool // values have to be JSON
-	envelope envelopeParts
-	headroom atomic.Int64 // the longest envelope head seen, what Encode leaves room for
+	form     format
+	pack     func(dst, body []byte) []byte // nil: bodies go as they are
+	headroom atomic.Int64                  // the longest envelope head seen, what Encode leaves room for
 }
 
 // minHeadroom fits the head of an envelope with names of usual length.
@@ -66,7 +67,18 @@ func NewClient(cfg Config) (*Client, error) {
 
 func newClient(cfg Config, d *dialer) (*Client, error) {
 	w := cfg.Webhook
-	headers := append(fixedHeaders(cfg), header{"kpush-ack-timeout-ms", strconv.Itoa(w.Ack.TimeoutMs)})
+	f, err := newFormat(w, cfg.AckURL)
+	if err != nil {
+		return nil, err
+	}
+	headers := append(fixedHeaders(cfg, f.contentType), header{"kpush-ack-timeout-ms", strconv.Itoa(w.Ack.TimeoutMs)})
+	pack, err := packerOf(w)
+	if err != nil {
+		return nil, err
+	}
+	if pack != nil {
+		headers = append(headers, header{"content-encoding", w.Format.ContentEncoding})
+	}
 	e, err := newEndpoint(cfg, d, "url", w.URL, headers)
 	if err != nil {
 		return nil, err
@@ -81,7 +93,8 @@ func newClient(cfg Config, d *dialer) (*Client, error) {
 		key:      keyFormatOf(w.Format.Key),
 		value:    valueFormatOf(w.Format.Value),
 		strict:   w.Format.Value == "json" && w.OnUndecodable != webhooks.OnUndecodableBase64,
-		envelope: newEnvelopeParts(w, cfg.AckURL),
+		form:     f,
+		pack:     pack,
 	}
 	c.headroom.Store(minHeadroom)
 	return c, nil

@@ -18,7 +18,7 @@ import (
 )
 
 // recording is a receiver that acks and hands over each request.
-func recording(t *testing.T) (url string, requests <-chan received) {
+func recording(t testing.TB) (url string, requests <-chan received) {
 	seen := make(chan received, 100)
 	return listen(t, func(conn net.Conn, _ int) {
 		for in := bufio.NewReader(conn); ; io.WriteString(conn, okHead+"Content-Length: 0\r\n\r\n") {

@@ -42,20 +42,39 @@ func valueFormatOf(word string) valueFormat {
 	}
 }
 
-// envelopeParts are the stretches of an envelope's head that are the same in all
-// deliveries of a webhook, named after what stands before them.
+// envelopeParts is format envelope: the stretches of its head that are the same in
+// all deliveries of a webhook, named after what stands before them.
 type envelopeParts struct {
 	afterID      string
 	afterAttempt string
 	afterToken   string
 }
 
-func newEnvelopeParts(w webhooks.Webhook, ackURL string) envelopeParts {
-	return envelopeParts{
+func newEnvelopeParts(w webhooks.Webhook, ackURL string) *envelopeParts {
+	return &envelopeParts{
 		afterID:      `,"webhook_id":` + quoted(w.ID) + `,"attempt":`,
 		afterAttempt: `,"group_id":` + quoted(w.GroupID) + `,"generation":`,
 		afterToken:   `,"url":` + quoted(ackURL) + `,"timeout_ms":` + strconv.Itoa(w.Ack.TimeoutMs) + `},`,
 	}
+}
+
+func (e *envelopeParts) encode(m *Message, b *records.Batch, from, to int) {
+	m.fixed = m.appendFixed(m.fixed[:0])
+	m.reserve(int(m.client.headroom.Load()), b, from, to)
+	m.buf = m.appendRecords(m.buf, b, from, to)
+}
+
+// body writes the head of attempt a before the records.
+func (e *envelopeParts) body(m *Message, a Attempt) []byte {
+	m.head = m.appendHead(m.head[:0], e, a)
+	at := m.start - len(m.head)
+	if at < 0 {
+		m.client.raiseHeadroom(len(m.head))
+		m.moveRecords(len(m.head))
+		at = 0
+	}
+	copy(m.buf[at:], m.head)
+	return m.buf[at:]
 }
 
 // envelopeTime is RFC 3339 in UTC with milliseconds.
@@ -77,8 +96,7 @@ func (m *Message) appendFixed(dst []byte) []byte {
 }
 
 // appendHead appends everything before the records, for one attempt.
-func (m *Message) appendHead(dst []byte, a Attempt) []byte {
-	parts := &m.client.envelope
+func (m *Message) appendHead(dst []byte, parts *envelopeParts, a Attempt) []byte {
 	if a.Sample {
 		dst = append(dst, `{"type":"kafka.records.test","timestamp":"`...)
 	} else {
@@ -103,22 +121,28 @@ func (m *Message) appendRecords(dst []byte, b *records.Batch, from, to int) []by
 		if i > from {
 			dst = append(dst, ',')
 		}
-		r := &b.Records[i]
-		dst = append(dst, `{"offset":`...)
-		dst = strconv.AppendInt(dst, r.Offset, 10)
-		dst = append(dst, `,"timestamp":`...)
-		dst = strconv.AppendInt(dst, r.Timestamp, 10)
-		dst = append(dst, timestampType(r.TimestampType)...)
-		dst = m.client.key.append(dst, b.Key(i))
-		dst = m.appendValue(dst, b.Value(i))
-		dst = append(dst, `,"headers":[`...)
-		for j := range b.Headers(i) {
-			if j > 0 {
-				dst = append(dst, ',')
-			}
-			dst = appendHeader(dst, b, i, j)
+		dst = m.appendRecord(dst, b, i, false)
+	}
+	return append(dst, `]}`...)
+}
+
+// appendRecord appends one record as a JSON object, which is to stay in one line
+// where inLine says so.
+func (m *Message) appendRecord(dst []byte, b *records.Batch, i int, inLine bool) []byte {
+	r := &b.Records[i]
+	dst = append(dst, `{"offset":`...)
+	dst = strconv.AppendInt(dst, r.Offset, 10)
+	dst = append(dst, `,"timestamp":`...)
+	dst = strconv.AppendInt(dst, r.Timestamp, 10)
+	dst = append(dst, timestampType(r.TimestampType)...)
+	dst = m.client.key.append(dst, b.Key(i))
+	dst = m.appendValue(dst, b.Value(i), inLine)
+	dst = append(dst, `,"headers":[`...)
+	for j := range b.Headers(i) {
+		if j > 0 {
+			dst = append(dst, ',')
 		}
-		dst = append(dst, `]}`...)
+		dst = appendHeader(dst, b, i, j)
 	}
 	return append(dst, `]}`...)
 }
@@ -149,13 +173,13 @@ func (f keyFormat) append(dst, key []byte) []byte {
 
 // appendValue appends a record's value and the comma before it. A tombstone, and
 // nothing else, is "value":null: the JSON text null goes as base64.
-func (m *Message) appendValue(dst, value []byte) []byte {
+func (m *Message) appendValue(dst, value []byte, inLine bool) []byte {
 	if value == nil {
 		return append(dst, `,"value":null`...)
 	}
 	switch m.client.value {
 	case valueJSON:
-		if m.check.embeddable(value) {
+		if m.check.embeddable(value) && !(inLine && breaksLine(value)) {
 			return append(append(dst, `,"value":`...), value...)
 		}
 	case valueString:

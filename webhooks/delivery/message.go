@@ -1,7 +1,6 @@
 package delivery
 
 import (
-	"slices"
 	"sync"
 
 	"github.com/kpush/kpush/internal/records"
@@ -18,12 +17,16 @@ type Message struct {
 	last      int64
 	count     int
 
-	buf   []byte // headroom, then the records: what no attempt changes
-	start int    // where in buf the records begin
-	fixed []byte // the part of the head that no attempt changes
-	head  []byte // the head of the attempt under way, before it is put in place
+	buf    []byte // headroom, then the records: what no attempt changes
+	start  int    // where in buf the records begin
+	fixed  []byte // the part of the envelope's head that no attempt changes
+	head   []byte // the envelope's head of the attempt under way, before it is put in place
+	fields []byte // header fields that only this format has, as they are sent
+	packed []byte // the body compressed, if it is
+	kept   bool   // packed is good for the next attempt too
 
 	check validator
+	event []member // scratch of format cloudevents-batch
 }
 
 // maxPooled bounds the buffer an idle Message may keep; a larger one goes back
@@ -32,26 +35,15 @@ const maxPooled = 2 << 20
 
 var messages = sync.Pool{New: func() any { return new(Message) }}
 
-// recordOverhead is about what the envelope adds to a record's own bytes.
-const recordOverhead = 160
-
 // Encode lays out records [from,to) of b as the request body of one delivery. The
-// records' bytes are final; each attempt writes only the head anew. b may be
-// freed or reused afterwards, id is the delivery id ("dl_...").
+// records' bytes are final; in the envelope each attempt writes its head anew. b
+// may be freed or reused afterwards, id is the delivery id ("dl_...").
 func (c *Client) Encode(id string, topic string, partition int32, b *records.Batch, from, to int) *Message {
 	m := messages.Get().(*Message)
 	m.client, m.id, m.topic, m.partition = c, id, topic, partition
 	m.first, m.last, m.count = b.Records[from].Offset, b.Records[to-1].Offset, to-from
-	m.fixed = m.appendFixed(m.fixed[:0])
-
-	size := (to - from) * recordOverhead
-	for i := from; i < to; i++ {
-		n := b.Size(i)
-		size += n + n/3
-	}
-	m.start = int(c.headroom.Load())
-	m.buf = slices.Grow(m.buf[:0], m.start+size)[:m.start]
-	m.buf = m.appendRecords(m.buf, b, from, to)
+	m.fields, m.kept = m.fields[:0], false
+	c.form.encode(m, b, from, to)
 	return m
 }
 
@@ -74,25 +66,27 @@ func (c *Client) Undecodable(b *records.Batch) []int {
 
 // Free returns the message's memory. The message must not be used afterwards.
 func (m *Message) Free() {
-	if cap(m.buf) > maxPooled {
-		m.buf = nil
+	for _, p := range []*[]byte{&m.buf, &m.packed, &m.fields} {
+		if cap(*p) > maxPooled {
+			*p = nil
+		}
 	}
+	clear(m.event[:cap(m.event)])
 	m.client = nil
 	messages.Put(m)
 }
 
-// body writes the head of attempt a before the records and returns the whole
-// request body. It is valid until the next call.
+// body returns what attempt a sends and signs. It is valid until the next call.
 func (m *Message) body(a Attempt) []byte {
-	m.head = m.appendHead(m.head[:0], a)
-	at := m.start - len(m.head)
-	if at < 0 {
-		m.client.raiseHeadroom(len(m.head))
-		m.moveRecords(len(m.head))
-		at = 0
+	c := m.client
+	if c.pack == nil {
+		return c.form.body(m, a)
 	}
-	copy(m.buf[at:], m.head)
-	return m.buf[at:]
+	if !m.kept {
+		m.packed = c.pack(m.packed[:0], c.form.body(m, a))
+		m.kept = c.form.fixed
+	}
+	return m.packed
 }
 
 // moveRecords copies the records into a fresh buffer that begins with start bytes of headroom.

@@ -49,7 +49,7 @@ func NewNotifier(cfg Config) (*Notifier, error) {
 	if err != nil {
 		return nil, err
 	}
-	e, err := newEndpoint(cfg, d, "lifecycle url", w.Lifecycle.URL, fixedHeaders(cfg))
+	e, err := newEndpoint(cfg, d, "lifecycle url", w.Lifecycle.URL, fixedHeaders(cfg, envelopeType))
 	if err != nil {
 		return nil, err
 	}

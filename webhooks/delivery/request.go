@@ -18,8 +18,8 @@ const LoopHeader = "kpush-loop"
 
 // fixedHeaders are the headers that all requests of a webhook share, in the order
 // in which they are sent. The user may give another User-Agent, and nothing
-// else of ours.
-func fixedHeaders(cfg Config) []header {
+// else of ours. An empty content type is left out.
+func fixedHeaders(cfg Config, contentType string) []header {
 	w := cfg.Webhook
 	var own bool
 	hs := staticAuth(w.Auth)
@@ -36,8 +36,10 @@ func fixedHeaders(cfg Config) []header {
 	if cfg.LoopMarker != "" {
 		hs = append(hs, header{LoopHeader, cfg.LoopMarker})
 	}
+	if contentType != "" {
+		hs = append(hs, header{"content-type", contentType})
+	}
 	return append(hs,
-		header{"content-type", "application/json; charset=utf-8"},
 		header{"accept-encoding", "identity"}, // an ack in a packed answer would not be seen
 		header{"kpush-webhook", w.ID},
 		header{"kpush-group", w.GroupID},
@@ -97,6 +99,7 @@ func (r *request) lay(e *endpoint, m *Message, a Attempt, parent trace.SpanConte
 	r.number("kpush-record-count", int64(m.count))
 	r.number("kpush-attempt", int64(a.Number))
 	r.text("kpush-ack-token", a.Token)
+	r.head = append(r.head, m.fields...)
 	r.end(e, m.id, a.Now, parent, body)
 }
 
