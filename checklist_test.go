@@ -150,6 +150,7 @@ A6  acker groupmanager
 A7  acker groupmanager
 A8  acker groupmanager
 A9  acker groupmanager
+A10 test/faults
 A11 test/faults
 X2  test/faults
 X7  groupmanager
