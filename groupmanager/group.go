@@ -216,6 +216,10 @@ func (g *group) join(ctx context.Context, w webhooks.Webhook, client *delivery.C
 	if err != nil {
 		return nil, nil, fmt.Errorf("making metrics: %w", err)
 	}
+	accepts, err := filterOf(w)
+	if err != nil {
+		return nil, nil, err
+	}
 	conf := s.cfg.Kafka.Consumer(w, s.cluster.registryTopic)
 	session := s.leaseOf(ctx, conf)
 	conf["statistics.interval.ms"] = int(max(minStatistics, session/statisticsPart).Milliseconds())
@@ -254,7 +258,7 @@ func (g *group) join(ctx context.Context, w webhooks.Webhook, client *delivery.C
 	m.current.Store(-1)
 	m.committer = newCommitter(m.commit, queues.Generation, metrics, g.logger)
 	m.lane = &laneConfig{
-		webhook: w, client: client, dead: s.dead, tokens: s.tokens, ids: s.ids,
+		webhook: w, client: client, dead: s.dead, filter: accepts, tokens: s.tokens, ids: s.ids,
 		generation: m.current.Load, publish: m.committer.publish, note: m.committer.note, lease: &m.lease,
 		revision: g.revision.Load, gone: g.departed,
 		metrics: metrics,
@@ -292,6 +296,8 @@ func reasonOf(err error) string {
 		return reasonFenced
 	case errors.Is(err, errNotAuthorized):
 		return "not_authorized"
+	case errors.Is(err, errFilter):
+		return "filter_invalid"
 	case errors.Is(err, errLeaked):
 		return "internal"
 	}

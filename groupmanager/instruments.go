@@ -22,6 +22,7 @@ type instruments struct {
 	skippedN   metric.Int64Counter
 	dead       metric.Int64Counter
 	held       metric.Int64Counter
+	filter     metric.Int64Counter
 	rebalances metric.Int64Counter
 	commits    metric.Float64Histogram
 
@@ -30,6 +31,7 @@ type instruments struct {
 	exhausted metric.MeasurementOption
 	rejected  metric.MeasurementOption
 	unfitOf   metric.MeasurementOption
+	judgement [3]metric.MeasurementOption // passed, filtered, error
 	ok        [2]metric.MeasurementOption // attempts and duration of an acked delivery
 	commitOK  metric.MeasurementOption
 }
@@ -44,6 +46,7 @@ func newInstruments(meter metric.Meter, webhook string) (*instruments, error) {
 		skippedN:   b.counter(telemetry.RecordsSkipped, telemetry.UnitRecords, "Records given up by a policy the user set."),
 		dead:       b.counter(telemetry.DeadLetterRecords, telemetry.UnitRecords, "Records written to dead letter topics."),
 		held:       b.counter(telemetry.ExhaustionHeld, telemetry.UnitRecords, "Records whose attempts are used up, held because more was given up than the budget allows."),
+		filter:     b.counter(telemetry.FilterRecords, telemetry.UnitRecords, "Records that filters were asked about, by what they said."),
 		rebalances: b.counter(telemetry.Rebalances, telemetry.UnitRebalances, "Assignments, revocations and losses of partitions."),
 		commits:    b.seconds(telemetry.CommitDuration, "Time a commit took at the broker."),
 		webhook:    attribute.String(telemetry.AttrWebhook, webhook),
@@ -52,6 +55,9 @@ func newInstruments(meter metric.Meter, webhook string) (*instruments, error) {
 	i.exhausted = metric.WithAttributeSet(attribute.NewSet(i.webhook, attribute.String(telemetry.AttrReason, "exhausted")))
 	i.rejected = metric.WithAttributeSet(attribute.NewSet(i.webhook, attribute.String(telemetry.AttrReason, "rejected")))
 	i.unfitOf = metric.WithAttributeSet(attribute.NewSet(i.webhook, attribute.String(telemetry.AttrReason, delivery.CodeUndecodable)))
+	for n, outcome := range []string{"passed", "filtered", "error"} {
+		i.judgement[n] = metric.WithAttributeSet(attribute.NewSet(i.webhook, attribute.String(telemetry.AttrOutcome, outcome)))
+	}
 	acked := attribute.String(telemetry.AttrOutcome, "acked")
 	i.ok = [2]metric.MeasurementOption{
 		metric.WithAttributeSet(attribute.NewSet(i.webhook, acked)),
@@ -118,6 +124,15 @@ func (i *instruments) deadLettered(n int) {
 }
 
 func (i *instruments) heldBack(n int) { i.held.Add(context.Background(), int64(n), i.ofWebhook) }
+
+// judged counts records that a filter was asked about.
+func (i *instruments) judged(passed, filtered, failed int) {
+	for n, records := range []int{passed, filtered, failed} {
+		if records > 0 {
+			i.filter.Add(context.Background(), int64(records), i.judgement[n])
+		}
+	}
+}
 
 func (i *instruments) expired() {
 	i.attempts.Add(context.Background(), 1, metric.WithAttributes(i.webhook, attribute.String(telemetry.AttrOutcome, codeAckTimeout)))

@@ -41,6 +41,7 @@ type laneConfig struct {
 	webhook    webhooks.Webhook
 	client     deliverer
 	dead       deadLetters
+	filter     recordFilter // nil: everything is delivered
 	tokens     *acker.Tokens
 	ids        *acker.DeliveryIDs
 	generation func() int32

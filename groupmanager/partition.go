@@ -31,6 +31,7 @@ type partition struct {
 
 	// Owned by run.
 	fetch *fetch
+	sieve *sieve // that fetch reads through; nil without a filter
 	lane  *lane
 	work  context.Context // of the requests under way
 	cut   context.CancelCauseFunc
@@ -41,6 +42,10 @@ type partition struct {
 func newPartition(cfg *laneConfig, t *tenure, src source, paused *atomic.Bool, fault func(*tenure, error)) *partition {
 	work, cut := context.WithCancelCause(context.Background())
 	senders := newSenders(work, cfg.client, cfg.dead, cfg.webhook.MaxInFlight, cfg.logger)
+	sieve := newSieve(cfg, t, src)
+	if sieve != nil {
+		src = sieve
+	}
 	return &partition{
 		tenure: t, paused: paused, linger: cfg.webhook.Batch.Linger(), fault: fault,
 		asks:     make(chan ask),
@@ -48,6 +53,7 @@ func newPartition(cfg *laneConfig, t *tenure, src source, paused *atomic.Bool, f
 		changed:  make(chan struct{}, 1),
 		done:     make(chan struct{}),
 		fetch:    newFetch(src),
+		sieve:    sieve,
 		lane:     newLane(cfg, t, senders),
 		work:     work, cut: cut,
 	}
@@ -82,7 +88,7 @@ func (p *partition) serve(ctx context.Context, drain time.Duration) {
 		case a := <-p.asks:
 			p.lane.state(a)
 		case reply := <-p.inspects:
-			reply <- p.lane.status(p.paused.Load())
+			reply <- p.status()
 		case <-p.changed:
 		case <-timer.C:
 			p.lane.expire(time.Now())
@@ -121,6 +127,14 @@ func (p *partition) end() {
 	p.lane.senders.close()
 	p.lane.drop()
 	p.fetch.release()
+	p.sieve.release()
+}
+
+// status is what the partition is doing.
+func (p *partition) status() PartitionStatus {
+	s := p.lane.status(p.paused.Load())
+	s.Filtered = p.sieve.filtered()
+	return s
 }
 
 // held tells whether nothing new may start: the webhook is paused, the receiver
@@ -137,6 +151,7 @@ func (p *partition) pump() (held bool) {
 		return true
 	}
 	p.lane.sendDue(now)
+	p.sieve.turn(now)
 	for ; p.lane.room() && !p.broke; now = time.Now() {
 		if p.held(now) {
 			return true
@@ -156,7 +171,7 @@ func (p *partition) pump() (held bool) {
 			continue // an earlier tenure settled them
 		}
 		full = full || p.fetch.last() > wanted.Last
-		if !full && p.linger > 0 && now.Before(p.fetch.since.Add(p.linger)) {
+		if !full && (p.linger > 0 && now.Before(p.fetch.since.Add(p.linger)) || p.sieve.gathers(p.fetch.since, now)) {
 			return false
 		}
 		b := p.fetch.cut(p.lane.limit, limit, wanted.Last)
@@ -172,8 +187,9 @@ func (p *partition) pump() (held bool) {
 	return false
 }
 
-// atRest moves the safe offset over what carries no record, transaction markers
-// and aborted records, once everything read is settled: so that lag reaches 0.
+// atRest moves the safe offset over what carries no record, transaction markers,
+// aborted records and what the filter dropped, once everything read is settled: so
+// that lag reaches 0. With a filter there may be more to read.
 func (p *partition) atRest() {
 	if len(p.lane.open) > 0 || p.broke {
 		return

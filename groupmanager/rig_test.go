@@ -182,10 +182,14 @@ func newRig(t testing.TB, answer func(context.Context, request) delivery.Result,
 	if err != nil {
 		t.Fatal(err)
 	}
+	accepts, err := filterOf(w)
+	if err != nil {
+		t.Fatal(err)
+	}
 	r := &rig{queue: newQueue(), letters: &letters{}}
 	r.receiver = &receiver{Client: client, tokens: acker.NewTokens(make([]byte, 32)), answer: answer}
 	cfg := &laneConfig{
-		webhook: w, client: r.receiver, dead: r.letters, tokens: r.receiver.tokens, ids: acker.NewDeliveryIDs(make([]byte, 32)),
+		webhook: w, client: r.receiver, dead: r.letters, filter: accepts, tokens: r.receiver.tokens, ids: acker.NewDeliveryIDs(make([]byte, 32)),
 		generation: func() int32 { return 7 },
 		publish:    func(t *tenure, n int64) { t.safe.Store(max(n, t.safe.Load())) },
 		note:       func(t *tenure, n *note) { t.noted.Store(n) },

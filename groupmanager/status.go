@@ -30,6 +30,7 @@ type PartitionStatus struct {
 	DeliveredOffset *int64 // last offset sent in this tenure
 	EndOffset       *int64
 	Lag             *int64
+	Filtered        int64 // records not delivered in this tenure because the filter dropped them
 	InFlight        int
 	Attempt         int // of the delivery at the head
 	NextAttemptAt   *time.Time

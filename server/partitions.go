@@ -77,6 +77,7 @@ func partition(p groupmanager.PartitionStatus) api.Partition {
 		DeliveredOffset: p.DeliveredOffset,
 		EndOffset:       p.EndOffset,
 		Lag:             p.Lag,
+		Filtered:        p.Filtered,
 		InFlight:        p.InFlight,
 		Attempt:         p.Attempt,
 		NextAttemptAt:   utc(p.NextAttemptAt),

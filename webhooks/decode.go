@@ -114,7 +114,8 @@ func (w *Webhook) binds() map[string]any {
 		"tls": map[string]any{
 			"ca": &w.TLS.CA, "client_certificate": &w.TLS.ClientCertificate, "client_key": &w.TLS.ClientKey,
 		},
-		"auth": &w.Auth,
+		"auth":   &w.Auth,
+		"filter": &w.Filter,
 
 		"tenant": readOnly{}, "state": readOnly{}, "state_reason": readOnly{},
 		"created_at": readOnly{}, "updated_at": readOnly{}, "secret": notYours{},

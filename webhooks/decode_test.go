@@ -67,7 +67,7 @@ func TestDecodeReadsEveryField(t *testing.T) {
 		Ack:         Ack{Mode: AckExplicit, TimeoutMs: 3_600_000, MaxTimeoutMs: 86_400_000},
 		Retry:       Retry{InitialBackoffMs: 1, MaxBackoffMs: 3_600_000, Multiplier: 1.5, MaxAttempts: 7, MaxAgeMs: 86_400_000},
 		OnExhausted: OnExhaustedDeadLetter, OnUndecodable: OnUndecodableSkip, DeadLetter: DeadLetter{Topic: &dead}, Signing: Signing{Schemes: []string{"v1a", "v1"}},
-		Lifecycle: &Lifecycle{URL: "https://example.com/lifecycle"}, TLS: TLS{CA: new(testCA(t))},
+		Lifecycle: &Lifecycle{URL: "https://example.com/lifecycle"}, TLS: TLS{CA: new(testCA(t))}, Filter: new("key == \"a\" && value.total > 5"),
 	}
 	body, err := json.Marshal(want)
 	if err != nil {

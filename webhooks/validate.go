@@ -94,6 +94,7 @@ func (w *Webhook) check(c *complaints) {
 	checkTLS(c, "/tls", w.TLS)
 	checkAuth(c, "/auth", w.Auth, w.Request.Headers)
 	checkSigning(c, "/signing", w.Signing)
+	checkFilter(c, "/filter", w.Filter)
 	if w.Lifecycle != nil {
 		checkURL(c, "/lifecycle/url", w.Lifecycle.URL)
 	}

@@ -50,6 +50,7 @@ type Webhook struct {
 	DeadLetter     DeadLetter        `json:"dead_letter"`
 	Signing        Signing           `json:"signing"`
 	Lifecycle      *Lifecycle        `json:"lifecycle"` // nil: nobody is told of assignments
+	Filter         *string           `json:"filter"`    // says which records are delivered, see package filter; nil: all
 	TLS            TLS               `json:"tls"`
 	Auth           *Auth             `json:"auth"` // nil: the signature is all
 	CreatedAt      time.Time         `json:"created_at"`

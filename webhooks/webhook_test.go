@@ -60,6 +60,7 @@ func TestACloneSharesNothing(t *testing.T) {
 		w.Auth = &Auth{Type: AuthOAuth2, Scopes: []string{"read"}}
 		w.Signing.PublicKeys = []string{"whpk_a"}
 		w.Format.Headers = []string{"trace"}
+		w.Filter = new("true")
 		return w
 	}
 	w := full()
@@ -73,6 +74,7 @@ func TestACloneSharesNothing(t *testing.T) {
 	c.Auth.Type, c.Auth.Scopes[0] = "other", "other"
 	c.Signing.Schemes[0], c.Signing.PublicKeys[0] = "other", "other"
 	c.Format.Headers[0] = "other"
+	*c.Filter = "other"
 	if diff := cmp.Diff(full(), w); diff != "" {
 		t.Errorf("a change of the clone shows (-want +got):\n%s", diff)
 	}

@@ -17,6 +17,7 @@ const Scope = "github.com/kpush/kpush"
 //	kpush.records.skipped      counter          {record}   webhook, reason
 //	kpush.dead_letter.records  counter          {record}   webhook
 //	kpush.exhaustion.held      counter          {record}   webhook
+//	kpush.filter.records       counter          {record}   webhook, outcome
 //	kpush.acks                 counter          {ack}      result
 //	kpush.offsets.moved        counter          {partition} webhook
 //	kpush.consumer.lag         gauge            {record}   webhook, topic, partition
@@ -38,6 +39,7 @@ const (
 	RecordsSkipped    = "kpush.records.skipped"
 	DeadLetterRecords = "kpush.dead_letter.records"
 	ExhaustionHeld    = "kpush.exhaustion.held"
+	FilterRecords     = "kpush.filter.records"
 	Acks              = "kpush.acks"
 	OffsetsMoved      = "kpush.offsets.moved"
 	ConsumerLag       = "kpush.consumer.lag"
@@ -52,7 +54,7 @@ const (
 func Names() []string {
 	return []string{
 		DeliveryAttempts, DeliveryDuration, DeliveryBatchSize, DeliveryInFlight, RecordsDelivered, RecordsSkipped,
-		DeadLetterRecords, ExhaustionHeld, Acks, OffsetsMoved, ConsumerLag, ConsumerLagTime, Rebalances, CommitDuration, Webhooks, BuildInfo,
+		DeadLetterRecords, ExhaustionHeld, FilterRecords, Acks, OffsetsMoved, ConsumerLag, ConsumerLagTime, Rebalances, CommitDuration, Webhooks, BuildInfo,
 	}
 }
 
@@ -74,7 +76,7 @@ const (
 // a record.
 const (
 	AttrWebhook   = "webhook"   // webhook id
-	AttrOutcome   = "outcome"   // of an attempt: acked, received, stated, or the code of last_error; of a commit: ok, failed
+	AttrOutcome   = "outcome"   // of an attempt: acked, received, stated, or the code of last_error; of a commit: ok, failed; of a filter: passed, filtered, error
 	AttrReason    = "reason"    // why records were skipped: exhausted, rejected, undecodable, offset_reset
 	AttrResult    = "result"    // of an ack: the result or the problem code it was answered with
 	AttrState     = "state"     // of a webhook: active, paused, disabled, failed

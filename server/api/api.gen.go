@@ -472,6 +472,30 @@ type FieldError struct {
 	Pointer string `json:"pointer"`
 }
 
+// Filter Which records are delivered; null for all of them. An expression of type bool in the Common Expression Language
+// (CEL), at most 4096 bytes, over:
+//
+// | Variable | Type | |
+// |---|---|---|
+// | `key` | string | "" for none |
+// | `value` | dyn | The value decoded, if it is JSON in UTF-8, else null. Whole numbers in plain digits of 64 bits are int, others double. |
+// | `headers` | map(string, string) | The last value of each name. |
+// | `topic`, `partition`, `offset` | string, int, int | |
+// | `timestamp` | timestamp | 1970-01-01 for none. |
+// | `tombstone` | bool | Whether the value is null in Kafka. |
+// | `key_bytes`, `value_bytes` | bytes | As they are in Kafka, empty for none. In the strings above, what is not UTF-8 is U+FFFD. |
+//
+// There are CEL's standard functions and macros, and its optional types (`value.?a.orValue(0)`). The pattern of
+// `matches` is RE2 and a literal. An expression that is wrong, or so expensive that it could use up its budget of
+// steps with an ordinary record, is refused with line, column and reason.
+//
+// Records that do not pass are settled: offsets are committed over them. A record for which the expression cannot
+// be evaluated (a field is missing or of another type, or the budget is used up) is delivered. A changed filter
+// judges what is not committed when the webhook's member begins anew, a moment after the change.
+//
+// Examples: !tombstone && has(value.total) && value.total > 100
+type Filter = string
+
 // Health defines model for Health.
 type Health struct {
 	Status HealthStatus `json:"status"`
@@ -506,6 +530,9 @@ type Partition struct {
 
 	// EndOffset The end of the partition's log.
 	EndOffset *int64 `json:"end_offset"`
+
+	// Filtered Records of this tenure that `filter` dropped.
+	Filtered int64 `json:"filtered"`
 
 	// Generation The group's generation at the owner.
 	Generation *int32 `json:"generation"`
