@@ -26,7 +26,7 @@ const (
 	operationQuiesce    = "quiesce"    // quiesceRequest → nothing: see Manager.quiesce
 	operationAgain      = "again"      // webhookTarget → nothing: see Manager.again
 	operationSeek       = "seek"       // seekTargets → []seekTarget, those moved there
-	operationPartitions = "partitions" // webhookTarget → []PartitionStatus, those held there
+	operationPartitions = "partitions" // partitionsTarget → []PartitionStatus, those held there
 	operationFailures   = "failures"   // nothing → failures
 
 	// Asked of the owner of a partition.

@@ -3,45 +3,81 @@ package groupmanager
 import (
 	"cmp"
 	"context"
+	"math"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
 )
 
 // partitionsTimeout bounds what a list of partitions waits for other replicas.
 const partitionsTimeout = 2 * time.Second
 
-// Partitions tells of every partition of a webhook: what its owner is doing,
+// Place is where a partition stands in the order of the rows: by topic, then by
+// partition. The zero value is before all of them.
+type Place struct {
+	Topic     string `json:"topic"`
+	Partition int32  `json:"partition"`
+}
+
+// Compare orders places as cmp.Compare does numbers.
+func (p Place) Compare(q Place) int {
+	return cmp.Or(cmp.Compare(p.Topic, q.Topic), cmp.Compare(p.Partition, q.Partition))
+}
+
+// partitionsTarget are the partitions of a webhook after one place and up to
+// another. Without places, as a replica of an earlier build asks, they are all.
+type partitionsTarget struct {
+	webhookTarget
+	After *Place `json:"after,omitempty"`
+	Last  *Place `json:"last,omitempty"`
+}
+
+func (t partitionsTarget) holds(tp topicPartition) bool {
+	p := Place{tp.topic, tp.partition}
+	return (t.After == nil || t.After.Compare(p) < 0) && (t.Last == nil || p.Compare(*t.Last) <= 0)
+}
+
+// Partitions tells of every partition of a webhook as PartitionsPage does.
+func (m *Manager) Partitions(ctx context.Context, tenant, id string) ([]PartitionStatus, error) {
+	rows, _, err := m.PartitionsPage(ctx, tenant, id, Place{}, math.MaxInt)
+	return rows, err
+}
+
+// PartitionsPage tells of the partitions of a webhook after a place, at most limit of
+// them, and whether there are more: what its owner is doing,
 // whichever replica that is, and where Kafka says the group stands. Of an owner that
 // does not answer only its id is told; the state is unassigned. The rows are ordered
-// by topic and partition. webhooks.ErrNotFound, *TopicError, and
+// by place. webhooks.ErrNotFound, *TopicError, and
 // webhooks.ErrUnavailable when Kafka does not answer.
-func (m *Manager) Partitions(ctx context.Context, tenant, id string) ([]PartitionStatus, error) {
+func (m *Manager) PartitionsPage(ctx context.Context, tenant, id string, after Place, limit int) (rows []PartitionStatus, more bool, err error) {
 	e, err := m.registry.Get(tenant, id)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	group := e.Webhook.GroupID
 	topics, err := m.cluster.resolve(ctx, e.Webhook)
 	if err != nil {
-		return nil, topicOr(err)
+		return nil, false, topicOr(err)
 	}
-	all := partitionsOf(topics)
-	if len(all) == 0 {
-		return []PartitionStatus{}, nil
+	page, more := pageOf(partitionsOf(topics), after, limit)
+	if len(page) == 0 {
+		return []PartitionStatus{}, false, nil
 	}
-	committed, err := m.cluster.committedOffsets(ctx, group, all)
+	committed, err := m.cluster.committedOffsets(ctx, group, page)
 	if err != nil {
-		return nil, unavailable(err)
+		return nil, false, unavailable(err)
 	}
-	ends, err := m.cluster.endOffsets(ctx, all)
+	ends, err := m.cluster.endOffsets(ctx, page)
 	if err != nil {
-		return nil, unavailable(err)
+		return nil, false, unavailable(err)
 	}
-	held := m.partitionsEverywhere(ctx, webhookTarget{tenant, id})
+	last := placeOf(page[len(page)-1])
+	held := m.partitionsEverywhere(ctx, partitionsTarget{webhookTarget{tenant, id}, &after, &last})
 	var holders map[topicPartition]string
-	rows := make([]PartitionStatus, 0, len(all))
-	for _, p := range all {
+	rows = make([]PartitionStatus, 0, len(page))
+	for _, p := range page {
 		tp := topicPartition{*p.Topic, p.Partition}
 		row, ok := held[tp]
 		if !ok {
@@ -53,15 +89,23 @@ func (m *Manager) Partitions(ctx context.Context, tenant, id string) ([]Partitio
 		row.measure(committed, ends, tp)
 		rows = append(rows, row)
 	}
-	slices.SortFunc(rows, func(a, b PartitionStatus) int {
-		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
-	})
-	return rows, nil
+	return rows, more, nil
+}
+
+func placeOf(p kafka.TopicPartition) Place { return Place{*p.Topic, p.Partition} }
+
+// pageOf returns in order those of the partitions that come after a place, at most
+// limit of them, and whether there are more.
+func pageOf(all []kafka.TopicPartition, after Place, limit int) (page []kafka.TopicPartition, more bool) {
+	all = slices.DeleteFunc(all, func(p kafka.TopicPartition) bool { return placeOf(p).Compare(after) <= 0 })
+	slices.SortFunc(all, func(a, b kafka.TopicPartition) int { return placeOf(a).Compare(placeOf(b)) })
+	n := min(limit, len(all))
+	return all[:n], n < len(all)
 }
 
 // partitionsEverywhere asks all replicas at once which partitions of a webhook they
 // hold. Of two that say so of one, the later generation is right.
-func (m *Manager) partitionsEverywhere(ctx context.Context, t webhookTarget) map[topicPartition]PartitionStatus {
+func (m *Manager) partitionsEverywhere(ctx context.Context, t partitionsTarget) map[topicPartition]PartitionStatus {
 	ctx, cancel := context.WithTimeout(ctx, partitionsTimeout)
 	defer cancel()
 	held := make(map[topicPartition]PartitionStatus)
@@ -98,7 +142,7 @@ func (m *Manager) partitionsEverywhere(ctx context.Context, t webhookTarget) map
 }
 
 // heldPartitions tells of the partitions of a webhook that this replica holds.
-func (m *Manager) heldPartitions(ctx context.Context, t webhookTarget) ([]PartitionStatus, error) {
+func (m *Manager) heldPartitions(ctx context.Context, t partitionsTarget) ([]PartitionStatus, error) {
 	rows := []PartitionStatus{}
 	g := m.find(t.Tenant, t.ID)
 	if g == nil {
@@ -111,6 +155,9 @@ func (m *Manager) heldPartitions(ctx context.Context, t webhookTarget) ([]Partit
 		return rows, nil
 	}
 	for _, h := range member.all() {
+		if !t.holds(h.tenure.topicPartition) {
+			continue
+		}
 		if row, live := h.inspect(ctx); live {
 			member.lifecycle.explain(&row)
 			rows = append(rows, row)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"sync"
 	"testing"
@@ -352,6 +353,22 @@ func TestEveryPartitionIsShownWhoeverHoldsIt(t *testing.T) {
 				r.DeliveredOffset == nil || *r.DeliveredOffset != 9 {
 				t.Errorf("at %s, row %d: %+v, want partition %d of %s, idle, all 10 records delivered and committed", h.id, p, r, p, owners[int32(p)].id)
 			}
+		}
+		var pages []groupmanager.PartitionStatus
+		for more := true; more; {
+			var after groupmanager.Place
+			if n := len(pages); n > 0 {
+				after = groupmanager.Place{Topic: pages[n-1].Topic, Partition: pages[n-1].Partition}
+			}
+			var page []groupmanager.PartitionStatus
+			page, more, err = h.PartitionsPage(t.Context(), "default", "billing", after, 2)
+			if err != nil || len(page) != min(2, len(rows)-len(pages)) {
+				t.Fatalf("after %v: %d rows, %v", after, len(page), err)
+			}
+			pages = append(pages, page...)
+		}
+		if !reflect.DeepEqual(pages, rows) {
+			t.Errorf("at %s the pages are %+v, want %+v", h.id, pages, rows)
 		}
 	}
 }

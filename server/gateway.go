@@ -50,7 +50,7 @@ type Gateway interface {
 	Seek(ctx context.Context, tenant, id string, r groupmanager.SeekRequest) ([]groupmanager.SeekMove, error)
 
 	// Partitions tells where every partition stands, ordered by topic and partition.
-	Partitions(ctx context.Context, tenant, id string) ([]groupmanager.PartitionStatus, error)
+	PartitionsPage(ctx context.Context, tenant, id string, after groupmanager.Place, limit int) (rows []groupmanager.PartitionStatus, more bool, err error)
 
 	// Ack counts a receiver's statement, or refuses it and moves nothing.
 	Ack(ctx context.Context, a groupmanager.AckRequest) (groupmanager.AckAnswer, error)

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"cmp"
 	"context"
 	"strconv"
 	"strings"
@@ -20,51 +19,38 @@ func (o operations) ListPartitions(ctx context.Context, r api.ListPartitionsRequ
 	if err != nil {
 		return nil, err
 	}
-	rows, err := o.gateway.Partitions(ctx, tenant, r.ID)
+	rows, more, err := o.gateway.PartitionsPage(ctx, tenant, r.ID, after, limit)
 	if err != nil {
 		return nil, err
 	}
-	page := api.PartitionList{Data: []api.Partition{}}
+	page := api.PartitionList{Data: make([]api.Partition, 0, len(rows))}
 	for _, row := range rows {
-		if !after.before(row) {
-			continue
-		}
-		if len(page.Data) == limit {
-			last := page.Data[limit-1]
-			page.NextCursor = place{last.Topic, last.Partition}.cursor()
-			break
-		}
 		page.Data = append(page.Data, partition(row))
+	}
+	if more && len(rows) > 0 {
+		last := rows[len(rows)-1]
+		page.NextCursor = cursorAfter(groupmanager.Place{Topic: last.Topic, Partition: last.Partition})
 	}
 	return api.ListPartitions200JSONResponse{Body: page}, nil
 }
 
-// place is where a partition stands in the order of the list; the zero value is
-// before all.
-type place struct {
-	topic     string
-	partition int32
+// cursorAfter has the partition behind a separator that no topic's name has in it.
+func cursorAfter(p groupmanager.Place) *string {
+	return cursor(p.Topic + "/" + strconv.Itoa(int(p.Partition)))
 }
-
-func (p place) before(row groupmanager.PartitionStatus) bool {
-	return cmp.Or(cmp.Compare(p.topic, row.Topic), cmp.Compare(p.partition, row.Partition)) < 0
-}
-
-// cursor has the partition behind a separator that no topic's name has in it.
-func (p place) cursor() *string { return cursor(p.topic + "/" + strconv.Itoa(int(p.partition))) }
 
 // parsePlace returns the place after which a page begins.
-func parsePlace(c *string) (place, error) {
+func parsePlace(c *string) (groupmanager.Place, error) {
 	text, err := parseCursor(c)
 	if err != nil || text == "" {
-		return place{}, err
+		return groupmanager.Place{}, err
 	}
 	topic, number, found := strings.Cut(text, "/")
 	partition, err := strconv.ParseInt(number, 10, 32)
 	if err != nil || !found {
-		return place{}, errCursor
+		return groupmanager.Place{}, errCursor
 	}
-	return place{topic, int32(partition)}, nil
+	return groupmanager.Place{Topic: topic, Partition: int32(partition)}, nil
 }
 
 // partition is a row as it is answered. What is not known is null.

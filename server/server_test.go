@@ -178,9 +178,13 @@ func (g *fakeGateway) PublicKeys() ([]webhooks.PublicKey, error) {
 	return keys, g.err
 }
 
-func (g *fakeGateway) Partitions(_ context.Context, tenant, id string) ([]groupmanager.PartitionStatus, error) {
+func (g *fakeGateway) PartitionsPage(_ context.Context, tenant, id string, after groupmanager.Place, limit int) ([]groupmanager.PartitionStatus, bool, error) {
 	_, err := g.Get(tenant, id)
-	return g.rows, err
+	rows := slices.DeleteFunc(slices.Clone(g.rows), func(r groupmanager.PartitionStatus) bool {
+		return groupmanager.Place{Topic: r.Topic, Partition: r.Partition}.Compare(after) <= 0
+	})
+	n := min(limit, len(rows))
+	return rows[:n], n < len(rows), err
 }
 
 func (g *fakeGateway) Ack(ctx context.Context, a groupmanager.AckRequest) (groupmanager.AckAnswer, error) {
