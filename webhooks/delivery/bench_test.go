@@ -89,6 +89,28 @@ func BenchmarkEncode(b *testing.B) {
 	}
 }
 
+// BenchmarkCompress is what an encoding costs the sender, per delivery of 100 records.
+func BenchmarkCompress(b *testing.B) {
+	for _, kind := range []string{"json", "base64"} {
+		c := benchClient(b, "http://localhost", kind, false)
+		batch := batchOf(100, 1000, kind == "json")
+		m := c.Encode("dl_3kq9x7w2m5", "orders", 3, batch, 0, batch.Len())
+		body := m.body(benchAttempt())
+		for name, pack := range map[string]func(dst, body []byte) []byte{"gzip": gzipped, "zstd": zstandard} {
+			b.Run(kind+"/"+name, func(b *testing.B) {
+				b.SetBytes(int64(len(body)))
+				b.ReportAllocs()
+				var packed []byte
+				for b.Loop() {
+					packed = pack(packed[:0], body)
+				}
+				b.ReportMetric(float64(len(packed))/float64(len(body)), "ratio")
+			})
+		}
+		m.Free()
+	}
+}
+
 func BenchmarkSign(b *testing.B) {
 	body := make([]byte, 140_000)
 	signed := []byte("dl_3kq9x7w2m5.1790000000.")
