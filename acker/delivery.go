@@ -54,6 +54,7 @@ type Delivery struct {
 	firstAttempt time.Time
 	state        State
 	sent         bool // an attempt went out in this tenure
+	kin          *kin // the parts it was cut into, in a KeyedLedger; nil: none
 }
 
 func newDelivery(runs []Run) *Delivery {
@@ -83,6 +84,61 @@ func (d *Delivery) FirstAttempt() time.Time { return d.firstAttempt }
 
 // State is where the delivery stands.
 func (d *Delivery) State() State { return d.state }
+
+// Open appends the runs of the records not settled to dst.
+func (d *Delivery) Open(dst []Run) []Run {
+	if d.state == Settled {
+		return dst
+	}
+	for _, r := range d.runs[d.run(d.first):] {
+		dst = append(dst, Run{max(r.First, d.first), r.Last})
+	}
+	return dst
+}
+
+// send is Send of the books.
+func (d *Delivery) send(at time.Time) int {
+	if d.state != Waiting && d.state != Nacked {
+		return 0
+	}
+	d.state, d.sent = Sent, true
+	d.attempts++
+	if d.firstAttempt.IsZero() {
+		d.firstAttempt = at
+	}
+	return d.attempts
+}
+
+// lease is Lease of the books.
+func (d *Delivery) lease() bool {
+	if d.state != Sent {
+		return false
+	}
+	d.state = Leased
+	return true
+}
+
+// fail is Fail of the books.
+func (d *Delivery) fail() bool {
+	if d.state != Sent && d.state != Leased {
+		return false
+	}
+	d.state = Waiting
+	return true
+}
+
+// parts are what the delivery that d was entered with was cut into.
+func (d *Delivery) parts() []*Delivery {
+	if d.kin == nil {
+		return []*Delivery{d}
+	}
+	return d.kin.parts
+}
+
+// akin says whether both were entered as one delivery.
+func (d *Delivery) akin(other *Delivery) bool {
+	return d == other || other != nil && d.kin != nil && d.kin == other.kin
+}
 
 // run is the index of the first run that ends at or above offset, which must
 // not be above Last.

@@ -33,6 +33,21 @@ func NewDeliveryIDs(key []byte) *DeliveryIDs {
 // inclusive, to a webhook. topicID is Kafka's, so that a topic deleted and made
 // again has other ids.
 func (d *DeliveryIDs) ID(tenant, webhook, topic string, topicID [16]byte, partition int32, first, last int64) string {
+	return d.id(tenant, webhook, topic, topicID, partition, first, last, nil)
+}
+
+// IDOfRuns is ID where other deliveries may have records between those of this one:
+// another set of records has another id even with the same bounds. One run has the id
+// of its bounds.
+func (d *DeliveryIDs) IDOfRuns(tenant, webhook, topic string, topicID [16]byte, partition int32, runs []Run) string {
+	first, last := runs[0].First, runs[len(runs)-1].Last
+	if len(runs) == 1 {
+		runs = nil
+	}
+	return d.id(tenant, webhook, topic, topicID, partition, first, last, runs)
+}
+
+func (d *DeliveryIDs) id(tenant, webhook, topic string, topicID [16]byte, partition int32, first, last int64, runs []Run) string {
 	state := d.key.get()
 	defer d.key.put(state)
 
@@ -43,6 +58,10 @@ func (d *DeliveryIDs) ID(tenant, webhook, topic string, topicID [16]byte, partit
 	b = binary.BigEndian.AppendUint32(b, uint32(partition))
 	b = binary.BigEndian.AppendUint64(b, uint64(first))
 	b = binary.BigEndian.AppendUint64(b, uint64(last))
+	for _, r := range runs {
+		b = binary.BigEndian.AppendUint64(b, uint64(r.First))
+		b = binary.BigEndian.AppendUint64(b, uint64(r.Last))
+	}
 	sum := state.mac(b)
 	b = append(b[:0], deliveryIDPrefix...)
 	b = deliveryIDEncoding.AppendEncode(b, sum)

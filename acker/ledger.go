@@ -74,38 +74,21 @@ func (l *Ledger) Resume(d *Delivery, attempts int, first time.Time) {
 // counts from 1. It ends a standing nack or rejection. It returns 0 and changes nothing
 // if d is neither Waiting nor Nacked nor Rejected.
 func (l *Ledger) Send(d *Delivery, at time.Time) int {
-	if d.state != Waiting && !d.stands() {
-		return 0
+	n := d.send(at)
+	if n > 0 {
+		l.lastSent = max(l.lastSent, d.Last())
 	}
-	d.state, d.sent = Sent, true
-	d.attempts++
-	if d.firstAttempt.IsZero() {
-		d.firstAttempt = at
-	}
-	l.lastSent = max(l.lastSent, d.Last())
-	return d.attempts
+	return n
 }
 
 // Lease records that the receiver has d and will ack it. It is moot, and
 // returns false, unless d is Sent: an ack or a nack came first.
-func (l *Ledger) Lease(d *Delivery) bool {
-	if d.state != Sent {
-		return false
-	}
-	d.state = Leased
-	return true
-}
+func (l *Ledger) Lease(d *Delivery) bool { return d.lease() }
 
 // Fail records that the attempt failed or that the lease ran out: d waits
 // again. It is moot, and returns false, if d is neither Sent nor Leased: an ack
 // or a nack came first.
-func (l *Ledger) Fail(d *Delivery) bool {
-	if d.state != Sent && d.state != Leased {
-		return false
-	}
-	d.state = Waiting
-	return true
-}
+func (l *Ledger) Fail(d *Delivery) bool { return d.fail() }
 
 // Settle records that what is left of d was dead-lettered, with a confirmed
 // write, or skipped by policy. It may come in any state; on a settled delivery

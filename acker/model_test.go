@@ -141,6 +141,11 @@ func (m *model) apply(s Statement) verdict {
 		upTo = s.Last
 	}
 	meant, ok := m.meant(s, upTo)
+	return m.judge(s, upTo, meant, ok)
+}
+
+// judge counts a statement about the records meant; ok: none is out of range.
+func (m *model) judge(s Statement, upTo int64, meant []*modelRecord, ok bool) verdict {
 	if !ok {
 		return verdict{err: ErrOutOfRange}
 	}

@@ -25,8 +25,11 @@ type resumedRun struct {
 // settled: Acked of the metadata that came with the commit, in its order. They
 // count as settled, are not wanted again, and are in Acked until Next has passed
 // them. It is meant for books in which nothing was entered yet.
-func (l *Ledger) ResumeAcked(runs []Run) {
-	l.resumed = make([]resumedRun, len(runs))
+func (l *Ledger) ResumeAcked(runs []Run) { l.resumed = resumedRuns(runs) }
+
+// resumedRuns adds up the bytes of runs.
+func resumedRuns(runs []Run) []resumedRun {
+	resumed := make([]resumedRun, len(runs))
 	rest := 0
 	for i := len(runs) - 1; i >= 0; i-- {
 		r, end := runs[i], int64(0)
@@ -34,8 +37,9 @@ func (l *Ledger) ResumeAcked(runs []Run) {
 			end = runs[i-1].Last + 1
 		}
 		rest += varintLen(r.First-end) + varintLen(r.Last-r.First)
-		l.resumed[i] = resumedRun{r, rest}
+		resumed[i] = resumedRun{r, rest}
 	}
+	return resumed
 }
 
 // Wanted returns what the next delivery may be made of, where offset is that of

@@ -62,8 +62,10 @@ type laneConfig struct {
 type lane struct {
 	*laneConfig
 	tenure *tenure
-	ledger *acker.Ledger
-	open   []*outgoing // ascending; settled ones leave when no request of theirs is under way
+	ledger books
+	plain  *acker.Ledger // the same; nil with ordering key
+	keys   *keyOrder     // nil unless with ordering key
+	open   []*outgoing   // ascending; settled ones leave when no request of theirs is under way
 
 	inFlight int
 	limit    int // records per delivery now; below batch.max_records after a 413
@@ -97,6 +99,9 @@ type outgoing struct {
 	held     bool      // blocked because the governor does not let it be given up
 	exhaust  bool      // its next step is the dead letter topic
 	givenUp  int       // records skipped or dead-lettered
+	keys     []uint64  // of batch's records, with ordering key
+	freed    int       // keys let go, from the front
+	part     *outgoing // what was cut, of which this is a part, with ordering key; nil: whole
 	code     string    // of the last failure
 	status   int
 	unfit    bool             // its values are not JSON: it is never sent
@@ -107,7 +112,15 @@ type outgoing struct {
 
 func newLane(cfg *laneConfig, t *tenure, s *senders) *lane {
 	most := cfg.webhook.Batch.MaxRecords
-	return &lane{laneConfig: cfg, tenure: t, ledger: acker.NewLedger(), limit: most, bisector: newBisector(most), senders: s}
+	l := &lane{laneConfig: cfg, tenure: t, limit: most, bisector: newBisector(most), senders: s}
+	if cfg.webhook.Ordering == webhooks.OrderingKey {
+		l.keys = newKeyOrder(&cfg.webhook)
+		l.ledger = l.keys.books
+	} else {
+		l.plain = acker.NewLedger()
+		l.ledger = l.plain
+	}
+	return l
 }
 
 // ordered tells whether a delivery has to wait for the one before it.
@@ -118,7 +131,10 @@ func (l *lane) room() bool {
 	if l.ordered() {
 		return len(l.open) == 0
 	}
-	return len(l.open) < l.webhook.MaxInFlight && l.ledger.Len() < windowFactor*l.webhook.MaxInFlight && !l.ledger.Full()
+	if l.keys != nil {
+		return l.keyRoom()
+	}
+	return len(l.open) < l.webhook.MaxInFlight && l.plain.Len() < windowFactor*l.webhook.MaxInFlight && !l.ledger.Full()
 }
 
 // deliver enters a batch that was read and sends it; there must be room. The
@@ -165,13 +181,19 @@ func runsOf(b *records.Batch) []acker.Run {
 
 // full tells whether as many requests are under way as may be. Halves of a delivery
 // that was too large are more than there was room for, so some may have to wait.
-func (l *lane) full() bool { return l.inFlight >= l.webhook.MaxInFlight }
+func (l *lane) full() bool {
+	return l.inFlight >= l.webhook.MaxInFlight || l.keys != nil && l.busy() >= l.webhook.MaxInFlight
+}
 
 // sendDue starts every delivery whose time has come and whose turn it is, while the
 // lane is not full.
 func (l *lane) sendDue(now time.Time) {
 	if l.sifted {
 		l.giveUpUnfit(now)
+	}
+	if l.keys != nil {
+		l.sendDueKeys(now)
+		return
 	}
 	for i, o := range l.open {
 		if l.full() || l.ordered() && i > 0 {
@@ -226,7 +248,11 @@ func (l *lane) encode(o *outgoing) {
 	}
 	from := o.first()
 	to := from + o.book.Records()
-	o.id = l.ids.ID(l.webhook.Tenant, l.webhook.ID, l.tenure.topic, l.tenure.topicID, l.tenure.partition, o.book.First(), o.book.Last())
+	if l.keys != nil {
+		o.id = l.openID(o)
+	} else {
+		o.id = l.ids.ID(l.webhook.Tenant, l.webhook.ID, l.tenure.topic, l.tenure.topicID, l.tenure.partition, o.book.First(), o.book.Last())
+	}
 	o.msg = l.client.Encode(o.id, l.tenure.topic, l.tenure.partition, o.batch, from, to)
 	o.stale = false
 }
@@ -352,7 +378,7 @@ func (l *lane) wakeAt(held bool) time.Time {
 		case o.inFlight:
 		case o.book.State() == acker.Leased:
 			at = earlier(at, o.deadline)
-		case held || l.ordered() && i > 0:
+		case held || l.ordered() && i > 0 || !l.turn(o):
 		default:
 			at = earlier(at, o.due)
 		}
@@ -374,4 +400,7 @@ func (l *lane) drop() {
 		o.free()
 	}
 	l.open = nil
+	if l.keys != nil {
+		l.keys.queue.drop()
+	}
 }

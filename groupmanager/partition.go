@@ -152,6 +152,9 @@ func (p *partition) pump() (held bool) {
 	}
 	p.lane.sendDue(now)
 	p.sieve.turn(now)
+	if p.lane.keys != nil {
+		return p.pumpKeys()
+	}
 	for ; p.lane.room() && !p.broke; now = time.Now() {
 		if p.held(now) {
 			return true
@@ -166,7 +169,7 @@ func (p *partition) pump() (held bool) {
 			p.atRest()
 			return false
 		}
-		wanted := p.lane.ledger.Wanted(p.fetch.offset())
+		wanted := p.lane.plain.Wanted(p.fetch.offset())
 		if p.fetch.drop(wanted.First) {
 			continue // an earlier tenure settled them
 		}
@@ -206,8 +209,8 @@ func (p *partition) atRest() {
 // which nobody tells, and what pump has left would wait for something else to happen.
 func (p *partition) arm(timer *time.Timer, held bool) {
 	at := p.lane.wakeAt(held)
-	if p.linger > 0 && !held && p.fetch.waiting() > 0 && p.lane.room() {
-		at = earlier(at, p.fetch.since.Add(p.linger))
+	if since := p.waitingSince(); p.linger > 0 && !held && !since.IsZero() && p.lane.room() {
+		at = earlier(at, since.Add(p.linger))
 	}
 	if held && !p.paused.Load() && !p.tenure.waiting.Load() { // else a nudge comes
 		at = earlier(at, time.Now().Add(leaseLook))

@@ -28,6 +28,9 @@ func (l *lane) resume() { l.ledger.ResumeAcked(l.tenure.resume.Acked) }
 // settle lets go of what is done and tells the progress.
 func (l *lane) settle() {
 	l.open = slices.DeleteFunc(l.open, func(o *outgoing) bool {
+		if l.keys != nil {
+			l.keys.release(o)
+		}
 		if o.inFlight || o.book.State() != acker.Settled {
 			return false
 		}

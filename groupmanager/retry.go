@@ -96,12 +96,14 @@ func (l *lane) divide(o *outgoing) *outgoing {
 	o.cuts++
 	n := o.book.Records()
 	cut := o.first() + n/2
-	tail := l.ledger.Split(o.book, n/2)
 	rest := records.Get()
 	o.batch.CopyTo(rest, cut, o.batch.Len())
 	o.batch.Truncate(cut)
 	o.stale, o.blocked, o.held = true, false, false
-	half := &outgoing{book: tail, batch: rest, cuts: o.cuts, suspicion: o.suspicion}
+	half := &outgoing{book: l.ledger.Split(o.book, n/2), batch: rest, cuts: o.cuts, suspicion: o.suspicion}
+	if l.keys != nil {
+		l.keys.cut(o, half, cut)
+	}
 	l.open = slices.Insert(l.open, slices.Index(l.open, o)+1, half)
 	return half
 }

@@ -181,6 +181,9 @@ func (l *lane) status(paused bool) PartitionStatus {
 	if n := l.ledger.LastSent(); n >= 0 {
 		s.DeliveredOffset = &n
 	}
+	if l.keys != nil {
+		s.HeldRecords = l.keys.queue.held()
+	}
 	if len(l.open) > 0 {
 		o := l.open[0]
 		s.Attempt = o.book.Attempts()

@@ -32,6 +32,7 @@ type PartitionStatus struct {
 	Lag             *int64
 	Filtered        int64 // records not delivered in this tenure because the filter dropped them
 	InFlight        int
+	HeldRecords     int // with ordering key: read, and waiting for a delivery that holds their key
 	Attempt         int // of the delivery at the head
 	NextAttemptAt   *time.Time
 	LastError       *AttemptError

@@ -65,6 +65,7 @@ func partition(p groupmanager.PartitionStatus) api.Partition {
 		Lag:             p.Lag,
 		Filtered:        p.Filtered,
 		InFlight:        p.InFlight,
+		HeldRecords:     p.HeldRecords,
 		Attempt:         p.Attempt,
 		NextAttemptAt:   utc(p.NextAttemptAt),
 	}

@@ -362,7 +362,7 @@ func TestListPartitions(t *testing.T) {
 		{
 			Topic: "orders", Partition: 0, Owner: "replica-1", Generation: 42, State: groupmanager.PartitionBackingOff,
 			CommittedOffset: new(int64(1250)), DeliveredOffset: new(int64(1299)), EndOffset: new(int64(1300)), Lag: new(int64(50)),
-			Filtered: 7, InFlight: 1, Attempt: 3, NextAttemptAt: &at,
+			Filtered: 7, InFlight: 1, HeldRecords: 7, Attempt: 3, NextAttemptAt: &at,
 			LastError: &groupmanager.AttemptError{Code: "http_status", Status: 500, At: at},
 		},
 		{Topic: "orders", Partition: 1, Generation: -1, State: groupmanager.PartitionUnassigned, LastError: &groupmanager.AttemptError{Code: "timeout", At: at}},
@@ -374,7 +374,7 @@ func TestListPartitions(t *testing.T) {
 		{
 			Topic: "orders", Owner: new("replica-1"), Generation: new(int32(42)), State: api.PartitionStateBackingOff,
 			CommittedOffset: new(int64(1250)), DeliveredOffset: new(int64(1299)), EndOffset: new(int64(1300)), Lag: new(int64(50)),
-			Filtered: 7, InFlight: 1, Attempt: 3, NextAttemptAt: &utc,
+			Filtered: 7, InFlight: 1, HeldRecords: 7, Attempt: 3, NextAttemptAt: &utc,
 			LastError: &api.AttemptError{Code: "http_status", Status: new(500), At: utc},
 		},
 		{Topic: "orders", Partition: 1, State: api.PartitionStateUnassigned, LastError: &api.AttemptError{Code: "timeout", At: utc}},

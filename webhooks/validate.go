@@ -71,7 +71,7 @@ func (w *Webhook) check(c *complaints) {
 	checkStart(c, "/start", w.Start)
 	oneOf(c, "/offset_reset", w.OffsetReset, ResetError, ResetEarliest, ResetLatest)
 	oneOf(c, "/isolation_level", w.IsolationLevel, ReadCommitted, ReadUncommitted)
-	oneOf(c, "/ordering", w.Ordering, OrderingPartition, OrderingNone)
+	oneOf(c, "/ordering", w.Ordering, OrderingPartition, OrderingNone, OrderingKey)
 	within(c, "/max_in_flight", w.MaxInFlight, 1, maxInFlight)
 
 	within(c, "/batch/max_records", w.Batch.MaxRecords, 1, maxBatchRecords)

@@ -37,7 +37,7 @@ type Webhook struct {
 	Start          string            `json:"start"`           // latest, earliest or an RFC 3339 time
 	OffsetReset    string            `json:"offset_reset"`    // error, earliest, latest
 	IsolationLevel string            `json:"isolation_level"` // read_committed, read_uncommitted
-	Ordering       string            `json:"ordering"`        // partition, none
+	Ordering       string            `json:"ordering"`        // partition, none, key
 	MaxInFlight    int               `json:"max_in_flight"`   // deliveries per partition
 	Batch          Batch             `json:"batch"`
 	Fetch          Fetch             `json:"fetch"`
@@ -61,6 +61,7 @@ type Webhook struct {
 const (
 	OrderingPartition = "partition"
 	OrderingNone      = "none"
+	OrderingKey       = "key"
 
 	AckAuto     = "auto"
 	AckExplicit = "explicit"

@@ -537,6 +537,10 @@ type Partition struct {
 	// Generation The group's generation at the owner.
 	Generation *int32 `json:"generation"`
 
+	// HeldRecords With `ordering` `key`: records that were read and wait for a delivery that has records of their keys. Nothing
+	// more is read when as many wait as `fetch.prefetch_records` and `prefetch_bytes` allow.
+	HeldRecords int `json:"held_records"`
+
 	// InFlight Deliveries under way.
 	InFlight int `json:"in_flight"`
 
