@@ -98,7 +98,7 @@ func (d *Delivery) Open(dst []Run) []Run {
 
 // send is Send of the books.
 func (d *Delivery) send(at time.Time) int {
-	if d.state != Waiting && d.state != Nacked {
+	if d.state != Waiting && !d.stands() {
 		return 0
 	}
 	d.state, d.sent = Sent, true

@@ -22,7 +22,6 @@ type KeyedLedger struct {
 	open     []*Delivery   // not settled, in the order in which they were entered
 	first    int64         // first offset entered; -1: none
 	end      int64         // one past the last offset entered; -1: none
-	reach    int64         // one past the last offset delivered; -1: none
 	position int64         // of the client, or where resumed runs lead on from it; -1: not known
 	lastSent int64         // highest offset sent; -1: none
 	above    int           // records that are settled
@@ -50,7 +49,7 @@ type kin struct{ parts []*Delivery }
 
 // NewKeyedLedger returns the books of a tenure that begins.
 func NewKeyedLedger() *KeyedLedger {
-	return &KeyedLedger{first: -1, end: -1, reach: -1, position: -1, lastSent: -1, passed: Run{-1, -1}}
+	return &KeyedLedger{first: -1, end: -1, position: -1, lastSent: -1, passed: Run{-1, -1}}
 }
 
 // Enter tells that the record at offset was read, which must be above all that was
@@ -100,7 +99,6 @@ func (k *KeyedLedger) Deliver(runs []Run) (*Delivery, error) {
 	}
 	d := newDelivery(runs)
 	k.mark(d, d.Last(), func(r *keyedRecord) { r.in = d })
-	k.reach = max(k.reach, d.Last()+1)
 	k.open = append(k.open, d)
 	return d, nil
 }
@@ -184,17 +182,19 @@ func (k *KeyedLedger) settleThrough(d *Delivery, upTo int64) {
 	}
 }
 
-// Split cuts d in two after n of its unsettled records, as [Ledger.Split] does. It
-// returns nil, too, if the acked runs could then be too long for the metadata of a
-// commit.
+// Split cuts d in two after n of its unsettled records, as [Ledger.Split] does.
 func (k *KeyedLedger) Split(d *Delivery, n int) *Delivery {
-	i := slices.Index(k.open, d)
-	if i < 0 || n < 1 || n >= d.records || k.worst(1, k.reach) > maxPacked {
+	if !slices.Contains(k.open, d) || n < 1 || n >= d.records {
 		return nil
 	}
-	if d.state != Nacked {
+	if !d.stands() {
 		d.state = Waiting
 	}
+	return k.cut(d, n)
+}
+
+// cut leaves the first n unsettled records to d and returns a delivery of the others.
+func (k *KeyedLedger) cut(d *Delivery, n int) *Delivery {
 	if d.kin == nil {
 		d.kin = &kin{parts: []*Delivery{d}}
 	}
@@ -202,7 +202,7 @@ func (k *KeyedLedger) Split(d *Delivery, n int) *Delivery {
 	tail.kin = d.kin
 	tail.kin.parts = slices.Insert(tail.kin.parts, slices.Index(tail.kin.parts, d)+1, tail)
 	k.mark(tail, tail.Last(), func(r *keyedRecord) { r.in = tail })
-	k.open = slices.Insert(k.open, i+1, tail)
+	k.open = slices.Insert(k.open, slices.Index(k.open, d)+1, tail)
 	return tail
 }
 

@@ -57,30 +57,28 @@ func (k *KeyedLedger) Acked(dst []Run) []Run {
 // fit into the metadata of a commit, depending on what is acked when. With 0 there is
 // room for one of the record at Next alone, if that is in none.
 func (k *KeyedLedger) Room() int {
-	spare := maxPacked - k.worst(splitsOfHead, k.end)
+	spare := maxPacked - k.worst(splitsOfHead)
 	if spare <= 0 {
 		return 0
 	}
 	return spare / (2 * varintLen(max(0, k.end-k.Next()))) // two distances a record at the worst
 }
 
-// Full says that there is no Room. The head of the books may be cut in half even then,
-// and others as long as Split does it.
+// Full says that there is no Room. The head of the books may be cut in half even then.
 func (k *KeyedLedger) Full() bool { return k.Room() == 0 }
 
 // worst is the most bytes that the distances of the acked runs can have from now on,
-// with so many more records that begin and deliveries below reach, in whatever order
-// what they hold is acked.
+// with so many more records that begin, in whatever order what is in a delivery is acked.
 //
 // A run begins at a record that begins, or is one resumed. The distances of the former
-// lie side by side between Next and reach: at most width/128 of them need a second byte, width/128² a third,
+// lie side by side between Next and the end of what was read: at most width/128 of them need a second byte, width/128² a third,
 // and so on. The first of all is an offset. The runs resumed have the distances they
 // had, or parts of them; runs that join have less to tell than two. What waits is open
 // and adds nothing.
-func (k *KeyedLedger) worst(more int, reach int64) int {
+func (k *KeyedLedger) worst(more int) int {
 	numbers := 2 * (k.starts + more)
 	n := 4*longestVarint + numbers
-	for width := (reach - k.Next()) >> 7; width > 0; width >>= 7 {
+	for width := (k.end - k.Next()) >> 7; width > 0; width >>= 7 {
 		n += int(min(int64(numbers), width))
 	}
 	if len(k.resumed) > 0 {

@@ -17,7 +17,7 @@ func (k *KeyedLedger) Apply(s Statement) (Answer, error) {
 	answer := Answer{Cover: -1, BlockedBy: -1, Touched: meant}
 	switch s.Outcome {
 	case Ack:
-		if anyIn(meant, Nacked) {
+		if anyIn(meant, Nacked, Rejected) {
 			return Answer{}, ErrConflict
 		}
 		for _, d := range meant {
@@ -29,21 +29,55 @@ func (k *KeyedLedger) Apply(s Statement) (Answer, error) {
 			answer.BlockedBy = next
 		}
 	case Nack:
-		if len(meant) == 0 {
-			return Answer{}, ErrConflict
-		}
-		answer.Repeat = !anyIn(meant, Waiting, Sent, Leased)
-		for _, d := range meant {
-			d.state = Nacked
-		}
+		return refuse(meant, Nacked)
+	case Reject:
+		return refuse(meant, Rejected)
 	case Extend:
-		if len(meant) == 0 || anyIn(meant, Waiting, Nacked) {
+		if len(meant) == 0 || anyIn(meant, Waiting, Nacked, Rejected) {
 			return Answer{}, ErrConflict
 		}
+	case Partial:
+		return k.partial(s, meant)
 	default:
 		return Answer{}, fmt.Errorf("applying a statement: %v is not an outcome", s.Outcome)
 	}
 	return answer, nil
+}
+
+// partial is that of a Ledger.
+func (k *KeyedLedger) partial(s Statement, meant []*Delivery) (Answer, error) {
+	if s.First == Everything {
+		return Answer{}, ErrOutOfRange
+	}
+	next, end := k.Next(), k.find(s.Last)
+	err := partialFits(s, meant, func(offset int64) (settled, ok bool) {
+		if offset < next {
+			return true, true
+		}
+		d := k.find(offset)
+		return d != nil && offset < d.first, d != nil && d.akin(end)
+	})
+	if err != nil {
+		return Answer{}, err
+	}
+	answer := Answer{Repeat: true, Cover: s.Last + 1, BlockedBy: -1, Touched: meant}
+	for _, d := range meant {
+		if !d.stands() {
+			answer.Repeat = false
+			answer.Pieces = carve(d, within(s.Failures, d), answer.Pieces, k.cut, k.settleThrough)
+		}
+	}
+	k.release()
+	if next := k.Next(); next <= s.Last {
+		answer.BlockedBy = next
+	}
+	return answer, nil
+}
+
+// Means says whether a statement about what was sent as one delivery is about d, or
+// may be: below Next the books no longer know.
+func (k *KeyedLedger) Means(s Statement, d *Delivery) bool {
+	return s.First == Everything || s.Last < k.Next() || d.akin(k.find(s.Last))
 }
 
 // anyIn says whether any of the deliveries is in one of the states.

@@ -54,14 +54,30 @@ func (l *Ledger) partial(s Statement) (Answer, error) {
 	if err != nil || s.First == Everything {
 		return Answer{}, ErrOutOfRange
 	}
-	if err := l.partialFits(s, meant); err != nil {
+	next := l.Next()
+	err = partialFits(s, meant, func(offset int64) (settled, ok bool) {
+		if offset < next { // where the books no longer know of holes
+			return true, true
+		}
+		d := l.deliveries[l.search(offset)]
+		return offset < d.first, d.holds(offset)
+	})
+	if err != nil {
 		return Answer{}, err
 	}
 	answer := Answer{Repeat: true, Cover: s.Last + 1, BlockedBy: -1, Touched: meant}
 	for _, d := range meant {
 		if !d.stands() {
 			answer.Repeat = false
-			answer.Pieces = l.carve(d, within(s.Failures, d), answer.Pieces)
+			at := l.search(d.Last()) + 1
+			var made []*Delivery
+			answer.Pieces = carve(d, within(s.Failures, d), answer.Pieces, func(part *Delivery, n int) *Delivery {
+				rest := part.cut(n)
+				made = append(made, rest)
+				l.open++
+				return rest
+			}, l.settleThrough)
+			l.deliveries = slices.Insert(l.deliveries, at, made...)
 		}
 	}
 	l.release()
@@ -71,21 +87,18 @@ func (l *Ledger) partial(s Statement) (Answer, error) {
 	return answer, nil
 }
 
-// partialFits tells whether a Partial statement can be counted. It changes nothing.
-func (l *Ledger) partialFits(s Statement, meant []*Delivery) error {
-	next, least, conflict := l.Next(), s.First, false
+// partialFits tells whether a Partial statement can be counted. look tells of an offset
+// whether its record is settled, and whether it has one in what was sent.
+func partialFits(s Statement, meant []*Delivery, look func(offset int64) (settled, ok bool)) error {
+	least, conflict := s.First, false
 	for _, f := range s.Failures {
 		if f.Offset < least || f.Offset > s.Last {
 			return ErrOutOfRange
 		}
 		least = f.Offset + 1
-		settled := f.Offset < next // where the books no longer know of holes
-		if !settled {
-			d := l.deliveries[l.search(f.Offset)]
-			if !d.holds(f.Offset) {
-				return ErrOutOfRange
-			}
-			settled = f.Offset < d.first
+		settled, ok := look(f.Offset)
+		if !ok {
+			return ErrOutOfRange
 		}
 		conflict = conflict || settled && f.Action == Retry
 	}
@@ -118,33 +131,29 @@ func within(failures []Failure, d *Delivery) []Failure {
 }
 
 // carve cuts d where what is said of its records changes, settles what is acked or
-// skipped, and appends the other pieces, and those skipped, to pieces.
-func (l *Ledger) carve(d *Delivery, failures []Failure, pieces []Piece) []Piece {
-	at := l.search(d.Last()) + 1
-	var made []*Delivery
+// skipped, and appends the other pieces, and those skipped, to pieces. cut leaves the
+// first n records to a part and returns the others; settle is settleThrough of the books.
+func carve(d *Delivery, failures []Failure, pieces []Piece, cut func(part *Delivery, n int) *Delivery, settle func(*Delivery, int64)) []Piece {
 	rest := d
 	for stretches := stretchesOf(d, failures); len(stretches) > 0; stretches = stretches[1:] {
 		part, s := rest, stretches[0]
 		if len(stretches) > 1 {
-			rest = part.cut(s.records)
-			made = append(made, rest)
-			l.open++
+			rest = cut(part, s.records)
 		}
 		whole := Run{part.First(), part.Last()}
 		switch {
 		case s.acked:
-			l.settleThrough(part, part.Last())
+			settle(part, part.Last())
 			continue
 		case s.action == Retry:
 			part.state = Nacked
 		case s.action == DeadLetter:
 			part.state = Rejected
 		default:
-			l.settleThrough(part, part.Last())
+			settle(part, part.Last())
 		}
 		pieces = append(pieces, Piece{part, d, s.action, whole, s.records})
 	}
-	l.deliveries = slices.Insert(l.deliveries, at, made...)
 	return pieces
 }
 
@@ -194,6 +203,11 @@ func (l *Ledger) refuse(s Statement, as State) (Answer, error) {
 	if err != nil {
 		return Answer{}, err
 	}
+	return refuse(meant, as)
+}
+
+// refuse is what both ledgers do.
+func refuse(meant []*Delivery, as State) (Answer, error) {
 	repeat := true
 	for _, d := range meant {
 		if d.stands() && d.state != as {

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/kpush/kpush/acker"
+	"github.com/kpush/kpush/internal/records"
 )
 
 // books are those of a lane: *acker.Ledger, or *acker.KeyedLedger with ordering key,
@@ -26,4 +27,21 @@ type books interface {
 	Gap() bool
 	Acked(dst []acker.Run) []acker.Run
 	ResumeAcked(runs []acker.Run)
+}
+
+// runsOf lists the consecutive offsets of a batch.
+func runsOf(b *records.Batch) []acker.Run {
+	if b.Last()-b.First()+1 == int64(b.Len()) {
+		return []acker.Run{{First: b.First(), Last: b.Last()}}
+	}
+	var runs []acker.Run
+	for i := range b.Records {
+		o := b.Records[i].Offset
+		if n := len(runs); n > 0 && runs[n-1].Last+1 == o {
+			runs[n-1].Last = o
+			continue
+		}
+		runs = append(runs, acker.Run{First: o, Last: o})
+	}
+	return runs
 }

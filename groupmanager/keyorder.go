@@ -1,6 +1,7 @@
 package groupmanager
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -24,6 +25,7 @@ type keyOrder struct {
 
 	maxRecords, maxBytes int // that may wait; then nothing more is read
 
+	next []uint64    // keys of the next delivery
 	runs []acker.Run // scratch
 }
 
@@ -106,6 +108,27 @@ func (k *keyOrder) cut(o, tail *outgoing, n int) {
 	o.keys, tail.keys = o.keys[:n], o.keys[n:]
 }
 
+// parted gives the pieces of o, whose batch still holds the records from end on, their
+// keys, and lets go of those of what was acked or skipped.
+func (k *keyOrder) parted(o *outgoing, end int, made []*outgoing) {
+	if o.part == nil {
+		o.part = o
+	}
+	at := end
+	for _, piece := range made {
+		for ; o.batch.Records[at].Offset < piece.batch.First(); at++ {
+			k.queue.release(o.keys[at])
+		}
+		n := piece.batch.Len()
+		piece.keys, piece.part = o.keys[at:at+n], o.part
+		at += n
+	}
+	for ; at < len(o.keys); at++ {
+		k.queue.release(o.keys[at])
+	}
+	o.keys = o.keys[:end]
+}
+
 // pumpKeys is pump with ordering key.
 func (p *partition) pumpKeys() (held bool) {
 	k := p.lane.keys
@@ -131,11 +154,12 @@ func (p *partition) pumpKeys() (held bool) {
 		if k.queue.since.IsZero() {
 			k.queue.since = now
 		}
-		if !full && p.linger > 0 && now.Before(k.queue.since.Add(p.linger)) {
+		if !full && (p.linger > 0 && now.Before(k.queue.since.Add(p.linger)) || p.sieve.gathers(k.queue.since, now)) {
 			return false
 		}
-		k.queue.since = time.Time{}
 		b, keys := k.queue.cut(min(p.lane.limit, room), limit)
+		k.queue.since = now // of what is left
+		k.next = keys
 		if err := p.lane.deliver(b, now); err != nil {
 			// Cannot be: what the queue holds was entered, and is in no delivery.
 			b.Free()
@@ -143,21 +167,17 @@ func (p *partition) pumpKeys() (held bool) {
 			p.fault(p.tenure, err)
 			return false
 		}
-		p.lane.place(keys)
+		p.lane.arrange()
 	}
 	return false
 }
 
-// place gives the delivery that was made last its keys, and its place among the others.
-func (l *lane) place(keys []uint64) {
-	i := len(l.open) - 1
-	o := l.open[i]
-	o.keys = keys
-	for i > 0 && l.open[i-1].book.First() > o.book.First() {
-		l.open[i] = l.open[i-1]
-		i--
+// arrange brings the deliveries into the order of their first records again.
+func (l *lane) arrange() {
+	byFirst := func(a, b *outgoing) int { return cmp.Compare(a.book.First(), b.book.First()) }
+	if !slices.IsSortedFunc(l.open, byFirst) {
+		slices.SortStableFunc(l.open, byFirst)
 	}
-	l.open[i] = o
 }
 
 // keyRoom is room with ordering key. A delivery that waits for its next attempt is not
@@ -195,7 +215,7 @@ func (l *lane) sendDueKeys(now time.Time) {
 			continue
 		}
 		switch o.book.State() {
-		case acker.Waiting, acker.Nacked:
+		case acker.Waiting, acker.Nacked, acker.Rejected:
 			l.start(o, now)
 			room--
 		}

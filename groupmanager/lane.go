@@ -149,6 +149,9 @@ func (l *lane) deliver(b *records.Batch, now time.Time) error {
 		l.governor.resumed(now)
 	}
 	o := &outgoing{book: book, batch: b}
+	if l.keys != nil {
+		o.keys, l.keys.next = l.keys.next, nil
+	}
 	l.open = append(l.open, o)
 	if len(l.open) == 1 {
 		l.tenure.oldest.Store(b.Records[0].Timestamp)
@@ -160,23 +163,6 @@ func (l *lane) deliver(b *records.Batch, now time.Time) error {
 	}
 	l.start(o, now)
 	return nil
-}
-
-// runsOf lists the consecutive offsets of a batch.
-func runsOf(b *records.Batch) []acker.Run {
-	if b.Last()-b.First()+1 == int64(b.Len()) {
-		return []acker.Run{{First: b.First(), Last: b.Last()}}
-	}
-	var runs []acker.Run
-	for i := range b.Records {
-		o := b.Records[i].Offset
-		if n := len(runs); n > 0 && runs[n-1].Last+1 == o {
-			runs[n-1].Last = o
-			continue
-		}
-		runs = append(runs, acker.Run{First: o, Last: o})
-	}
-	return runs
 }
 
 // full tells whether as many requests are under way as may be. Halves of a delivery

@@ -28,6 +28,9 @@ func (l *lane) refuses(s acker.Statement) error {
 		return errNoDeadLetters
 	}
 	for _, o := range l.open {
+		if l.keys != nil && !l.keys.books.Means(s, o.book) {
+			continue
+		}
 		if o.exhaust && o.inFlight && o.book.Last() >= s.First && o.book.First() <= s.Last {
 			return acker.ErrConflict
 		}
@@ -103,6 +106,9 @@ func (l *lane) part(o *outgoing, pieces []acker.Piece, a ask, now time.Time, sta
 		}
 	}
 	l.delivered(acked)
+	if l.keys != nil {
+		l.keys.parted(o, end, made)
+	}
 	o.batch.Truncate(end)
 	o.from = min(o.from, end-1)
 	l.open = slices.Insert(l.open, slices.Index(l.open, o)+1, made...)

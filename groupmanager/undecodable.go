@@ -35,7 +35,11 @@ func (l *lane) sift(o *outgoing, unfit []int) {
 			piece.unfit, piece.code = true, delivery.CodeUndecodable
 		}
 		if to < n {
-			l.open = append(l.open, &outgoing{book: l.ledger.Split(piece.book, to-from)})
+			rest := &outgoing{book: l.ledger.Split(piece.book, to-from)}
+			if l.keys != nil {
+				l.keys.cut(piece, rest, to-from)
+			}
+			l.open = append(l.open, rest)
 		}
 	}
 	o.batch.Truncate(head)
