@@ -70,6 +70,23 @@ func (m *keyedModel) meant(s Statement, upTo int64) ([]*modelRecord, bool) {
 	return meant, true
 }
 
+// holds says whether all failures that are not below Next are records of the delivery meant.
+func (m *keyedModel) holds(s Statement) bool {
+	if s.Outcome != Partial {
+		return true
+	}
+	for _, f := range s.Failures {
+		if f.Offset < m.next() {
+			continue
+		}
+		r, end := m.at(f.Offset), m.at(s.Last)
+		if r == nil || end == nil || m.origin[r.in] != m.origin[end.in] {
+			return false
+		}
+	}
+	return true
+}
+
 func (m *keyedModel) firstWanted() int64 {
 	for _, r := range m.records {
 		if r.in != earlierModel {
@@ -348,7 +365,7 @@ func (m *keyedMachine) commit() error {
 }
 
 func (m *keyedMachine) outcome() Outcome {
-	return [...]Outcome{Ack, Ack, Ack, Ack, Nack, Extend, Reject}[m.draw(7)]
+	return [...]Outcome{Ack, Ack, Ack, Ack, Nack, Extend, Reject, Partial, Partial}[m.draw(9)]
 }
 
 func (m *keyedMachine) byToken() Statement {
@@ -360,7 +377,25 @@ func (m *keyedMachine) byToken() Statement {
 	if m.draw(2) == 0 {
 		s.UpTo = r.First + int64(m.draw(int(r.Last-r.First)+1))
 	}
+	if s.Outcome == Partial {
+		s.Failures = m.failures(r.First, r.Last)
+	}
 	return s
+}
+
+// failures lists some records of what was sent from first to last, and now and then others.
+func (m *keyedMachine) failures(first, last int64) (failures []Failure) {
+	end := m.model.at(last)
+	for _, r := range m.model.records {
+		if r.offset < first || r.offset > last {
+			continue
+		}
+		ours := end != nil && r.in != nil && m.model.origin[r.in] == m.model.origin[end.in]
+		if m.draw(3) == 0 && (ours || m.draw(30) == 0) {
+			failures = append(failures, Failure{r.offset, Action(m.draw(3))})
+		}
+	}
+	return failures
 }
 
 func (m *keyedMachine) say(s Statement) error {
@@ -370,7 +405,16 @@ func (m *keyedMachine) say(s Statement) error {
 		upTo = s.UpTo
 	}
 	meant, ok := m.model.meant(s, upTo)
-	want := m.model.judge(s, upTo, meant, ok)
+	var origin *modelDelivery
+	if end := m.model.at(s.Last); end != nil && end.in != nil {
+		origin = m.model.origin[end.in]
+	}
+	want := m.model.judge(s, upTo, meant, ok && m.model.holds(s))
+	for _, r := range meant { // what was carved is of the same origin
+		if m.model.origin[r.in] == nil {
+			m.model.origin[r.in] = origin
+		}
+	}
 	m.logf("%+v: %+v, %v", s, answer, err)
 	if !errors.Is(err, want.err) || (err == nil) != (want.err == nil) {
 		return fmt.Errorf("%+v: got error %v, want %v", s, err, want.err)
@@ -388,6 +432,17 @@ func (m *keyedMachine) say(s Statement) error {
 		i := slices.IndexFunc(m.deliveries, func(p pair) bool { return p.real == d })
 		if !slices.Contains(want.touched, m.deliveries[i].model) {
 			return fmt.Errorf("%+v: touched %d-%d", s, d.First(), d.Last())
+		}
+	}
+	if len(answer.Pieces) != len(want.pieces) {
+		return fmt.Errorf("%+v: got %d pieces, want %d", s, len(answer.Pieces), len(want.pieces))
+	}
+	for i, p := range answer.Pieces {
+		if p.Action != want.pieces[i].action {
+			return fmt.Errorf("%+v: piece %d is to %v, want %v", s, i, p.Action, want.pieces[i].action)
+		}
+		if p.Delivery != p.Of {
+			m.deliveries = append(m.deliveries, pair{p.Delivery, want.pieces[i].modelDelivery})
 		}
 	}
 	return nil
@@ -477,7 +532,7 @@ func TestKeyedSchedules(t *testing.T) {
 	seeded := func(n int) *keyedMachine {
 		return newKeyedMachine(rand.New(rand.NewPCG(7, uint64(n))).IntN)
 	}
-	for n := range schedules / 20 {
+	for n := range schedules / 50 {
 		if err := seeded(n).run(2 * scheduleSteps); err != nil {
 			again := seeded(n)
 			again.logf = t.Logf

@@ -390,9 +390,11 @@ func keyOrderUnderFailures(t *testing.T, seed uint64) {
 		time.Sleep(time.Duration(dice(3_000)) * time.Millisecond)
 		at := dice(len(c.offsets))
 		s := acker.Statement{First: c.first, Last: c.last, UpTo: c.offsets[at]}
-		switch dice(6) {
+		switch dice(8) {
 		case 0:
 			s.Outcome = acker.Nack
+		case 4, 5:
+			s.Outcome, s.Failures = acker.Partial, []acker.Failure{{Offset: c.offsets[at], Action: acker.Retry}}
 		case 1, 2, 3:
 			s.UpTo, at = c.last, len(c.offsets)-1
 		}
@@ -403,6 +405,10 @@ func keyOrderUnderFailures(t *testing.T, seed uint64) {
 		case err != nil || back.err != nil:
 		case s.Outcome == acker.Ack:
 			w.ack(c.offsets[:at+1]...)
+		case s.Outcome == acker.Partial && !back.answer.Repeat:
+			w.ack(c.offsets[:at]...)
+			w.ack(c.offsets[at+1:]...)
+			w.nacked[c.offsets[at]] = true
 		default:
 			for _, o := range c.offsets {
 				w.nacked[o] = true
