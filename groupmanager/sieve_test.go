@@ -206,7 +206,7 @@ func TestAnErrorOfTheSourceComesAfterWhatWasReadBefore(t *testing.T) {
 func TestAFilterLosesNothing(t *testing.T) {
 	for seed := range uint64(60) {
 		bubble(t, func(t *testing.T) {
-			random := rand.New(rand.NewPCG(seed, 1))
+			random, moods := rand.New(rand.NewPCG(seed, 1)), rand.New(rand.NewPCG(seed, 2)) // moods is the receiver's, under mu
 			step, n := 1+random.Int64N(12), 1+random.Int64N(3000)
 			passes := func(o int64) bool { return o*7%step == 0 }
 			var mu sync.Mutex
@@ -224,7 +224,7 @@ func TestAFilterLosesNothing(t *testing.T) {
 			answer := func(ctx context.Context, q request) delivery.Result {
 				mu.Lock()
 				defer mu.Unlock()
-				if random.IntN(3) == 0 {
+				if moods.IntN(3) == 0 {
 					return refused(ctx, q)
 				}
 				for o := q.first; o <= q.last; o++ {
@@ -285,4 +285,18 @@ func TestCommitsMoveAndOthersAreServedWhileNothingPasses(t *testing.T) {
 	if took := time.Since(start); took > 2*time.Second {
 		t.Errorf("the revoke took %v", took)
 	}
+}
+
+// What was read and is still to be judged holds the commit back, also when a turn
+// ends with nothing to deliver.
+func TestWhatIsStillToBeJudgedHoldsTheCommit(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, hung, filtered(`offset == 1500`))
+		r.queue.put(count(0, 5000)...)
+		r.start(t)
+		r.wantRequests(t, [2]int64{1500, 1500})
+		if safe := r.tenure.safe.Load(); safe > 1500 || len(r.faults) > 0 {
+			t.Errorf("the safe offset is %d with 1500 open, faults %v", safe, r.faults)
+		}
+	})
 }
