@@ -44,8 +44,12 @@ func delivered(t *testing.T, b *records.Batch, edits ...func(*webhooks.Webhook))
 		return receiver.Ack{}, nil
 	}}
 	h.Report = func(_ *http.Request, status int, err error) { t.Errorf("answered %d: %v", status, err) }
+	w := webhooks.Default()
+	for _, edit := range edits {
+		edit(&w)
+	}
+	h.StringValues = w.Format.Value == "string" // before config has h serve
 	cfg := config(t, h, edits...)
-	h.StringValues = cfg.Webhook.Format.Value == "string"
 	c, err := delivery.NewClient(cfg)
 	if err != nil {
 		t.Fatal(err)
