@@ -75,7 +75,7 @@ func (l *lane) delivered(records int) {
 func (l *lane) exhausted(o *outgoing, now time.Time) bool {
 	r := l.webhook.Retry
 	return r.MaxAttempts > 0 && o.failures() >= r.MaxAttempts ||
-		r.MaxAgeMs > 0 && now.Sub(o.book.FirstAttempt()) >= time.Duration(r.MaxAgeMs)*time.Millisecond
+		r.MaxAgeMs > 0 && now.Sub(o.book.FirstAttempt())-o.paced.held >= time.Duration(r.MaxAgeMs)*time.Millisecond
 }
 
 // skip settles records that the webhook's policy gives up; each is logged and counted.

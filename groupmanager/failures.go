@@ -37,13 +37,13 @@ func (m *Manager) List(tenant string) ([]webhooks.Entry, error) {
 }
 
 // withFailures lays failures over stored actives: those of this replica, and where
-// it has none those of the others, of which one is enough.
+// it has none, or only a receiver that is sick, those of the others, of which one is enough.
 func (m *Manager) withFailures(entries []webhooks.Entry) []webhooks.Entry {
 	var elsewhere []failures
 	asked := false
 	for i, e := range entries {
 		e = m.withFailure(e)
-		if e.Webhook.State == webhooks.Active {
+		if e.Webhook.State == webhooks.Active || e.Webhook.State == webhooks.Degraded {
 			if !asked {
 				elsewhere, asked = m.failuresElsewhere(), true
 			}
@@ -64,15 +64,20 @@ func (m *Manager) withFailure(e webhooks.Entry) webhooks.Entry {
 	return e
 }
 
-// failedFor lays a failure over an entry; an empty reason is none.
+// failedFor lays a failure over an entry; an empty reason is none. A webhook that is
+// degraded on one replica and fails on another has failed.
 func failedFor(e webhooks.Entry, reason string) webhooks.Entry {
-	if reason != "" {
+	switch {
+	case reason == "":
+	case !degrades(reason):
 		e.Webhook.State, e.Webhook.StateReason = webhooks.Failed, &reason
+	case e.Webhook.State == webhooks.Active:
+		e.Webhook.State, e.Webhook.StateReason = webhooks.Degraded, &reason
 	}
 	return e
 }
 
-// failures are the reasons why webhooks cannot run, by tenant and id.
+// failures are the reasons why webhooks cannot run, or are degraded, by tenant and id.
 type failures map[string]map[string]string
 
 // ownFailures are those of this replica.

@@ -34,8 +34,13 @@ func (m *Manager) observe() (unregister func(), err error) {
 	if err != nil {
 		return nil, err
 	}
+	circuit, err := m.meter.Int64ObservableGauge(telemetry.DeliveryCircuit,
+		metric.WithDescription("The circuit of a webhook here: 0 closed, 1 half-open, 2 open."))
+	if err != nil {
+		return nil, err
+	}
 	r, err := m.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		count := map[webhooks.State]int64{webhooks.Active: 0, webhooks.Paused: 0, webhooks.Disabled: 0, webhooks.Failed: 0}
+		count := map[webhooks.State]int64{webhooks.Active: 0, webhooks.Paused: 0, webhooks.Degraded: 0, webhooks.Disabled: 0, webhooks.Failed: 0}
 		for _, e := range m.registry.List(webhooks.DefaultTenant) {
 			count[m.withFailure(e).Webhook.State]++ // each replica tells its own failures
 		}
@@ -43,19 +48,19 @@ func (m *Manager) observe() (unregister func(), err error) {
 			o.ObserveInt64(states, n, metric.WithAttributes(attribute.String(telemetry.AttrState, string(state))))
 		}
 		for _, g := range m.all() {
-			g.observe(o, lag, age, flying)
+			g.observe(o, lag, age, flying, circuit)
 		}
 		return nil
-	}, lag, age, flying, states)
+	}, lag, age, flying, states, circuit)
 	if err != nil {
 		return nil, err
 	}
 	return func() { _ = r.Unregister() }, nil
 }
 
-// observe tells the requests under way and the lag of the partitions held here. One whose end or committed
+// observe tells the circuit, the requests under way and the lag of the partitions held here. One whose end or committed
 // offset is not known yet has no series: 0 always means caught up.
-func (g *group) observe(o metric.Observer, lag metric.Int64Observable, age metric.Float64Observable, flying metric.Int64Observable) {
+func (g *group) observe(o metric.Observer, lag metric.Int64Observable, age metric.Float64Observable, flying, circuit metric.Int64Observable) {
 	g.mu.Lock()
 	m, id := g.member, g.entry.Webhook.ID
 	g.mu.Unlock()
@@ -79,5 +84,7 @@ func (g *group) observe(o metric.Observer, lag metric.Int64Observable, age metri
 		}
 		o.ObserveFloat64(age, seconds, at)
 	}
-	o.ObserveInt64(flying, requests, metric.WithAttributes(attribute.String(telemetry.AttrWebhook, id)))
+	of := metric.WithAttributes(attribute.String(telemetry.AttrWebhook, id))
+	o.ObserveInt64(flying, requests, of)
+	o.ObserveInt64(circuit, int64(m.lane.pacer.State()), of)
 }

@@ -257,10 +257,12 @@ func (g *group) join(ctx context.Context, w webhooks.Webhook, client *delivery.C
 	}
 	m.current.Store(-1)
 	m.committer = newCommitter(m.commit, queues.Generation, metrics, g.logger)
+	pacer := s.pacer(w, metrics)
 	m.lane = &laneConfig{
 		webhook: w, client: client, dead: s.dead, filter: accepts, tokens: s.tokens, ids: s.ids,
 		generation: m.current.Load, publish: m.committer.publish, note: m.committer.note, lease: &m.lease,
 		revision: g.revision.Load, gone: g.departed,
+		pacer:   pacer,
 		metrics: metrics,
 		tracer:  &tracer{tracer: s.tracer, on: s.cfg.Tracing, group: w.GroupID},
 		owner:   s.cfg.ReplicaID, logger: g.logger,
@@ -312,10 +314,14 @@ func reasonOf(err error) string {
 	return ""
 }
 
-// failure is why the group cannot run; empty when it can, or only has to wait.
+// failure is why the group cannot run, or that its receiver is sick; empty when all is
+// well, or only has to wait.
 func (g *group) failure() string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.reason == "" && g.member != nil {
+		return degradation(g.member.lane.pacer)
+	}
 	return g.reason
 }
 

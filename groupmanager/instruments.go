@@ -7,6 +7,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
+	"github.com/kpush/kpush/groupmanager/pacing"
 	"github.com/kpush/kpush/internal/telemetry"
 	"github.com/kpush/kpush/webhooks/delivery"
 )
@@ -25,6 +26,7 @@ type instruments struct {
 	filter     metric.Int64Counter
 	rebalances metric.Int64Counter
 	commits    metric.Float64Histogram
+	paced      metric.Int64Counter
 
 	webhook   attribute.KeyValue
 	ofWebhook metric.MeasurementOption
@@ -49,6 +51,7 @@ func newInstruments(meter metric.Meter, webhook string) (*instruments, error) {
 		filter:     b.counter(telemetry.FilterRecords, telemetry.UnitRecords, "Records that filters were asked about, by what they said."),
 		rebalances: b.counter(telemetry.Rebalances, telemetry.UnitRebalances, "Assignments, revocations and losses of partitions."),
 		commits:    b.seconds(telemetry.CommitDuration, "Time a commit took at the broker."),
+		paced:      b.counter(telemetry.DeliveryHeld, telemetry.UnitAttempts, "Attempts held back, by why."),
 		webhook:    attribute.String(telemetry.AttrWebhook, webhook),
 	}
 	i.ofWebhook = metric.WithAttributeSet(attribute.NewSet(i.webhook))
@@ -136,6 +139,11 @@ func (i *instruments) judged(passed, filtered, failed int) {
 
 func (i *instruments) expired() {
 	i.attempts.Add(context.Background(), 1, metric.WithAttributes(i.webhook, attribute.String(telemetry.AttrOutcome, codeAckTimeout)))
+}
+
+// waits counts an attempt that the pacer held back.
+func (i *instruments) waits(why pacing.Reason) {
+	i.paced.Add(context.Background(), 1, metric.WithAttributes(i.webhook, attribute.String(telemetry.AttrReason, string(why))))
 }
 
 func (i *instruments) rebalanced() { i.rebalances.Add(context.Background(), 1, i.ofWebhook) }

@@ -157,10 +157,14 @@ func (p *partition) pumpKeys() (held bool) {
 		if !full && (p.linger > 0 && now.Before(k.queue.since.Add(p.linger)) || p.sieve.gathers(k.queue.since, now)) {
 			return false
 		}
+		pass, ok := p.lane.mayBegin(now)
+		if !ok {
+			return false
+		}
 		b, keys := k.queue.cut(min(p.lane.limit, room), limit)
 		k.queue.since = now // of what is left
 		k.next = keys
-		if err := p.lane.deliver(b, now); err != nil {
+		if err := p.lane.deliver(b, pass, now); err != nil {
 			// Cannot be: what the queue holds was entered, and is in no delivery.
 			b.Free()
 			p.broke = true
@@ -216,8 +220,10 @@ func (l *lane) sendDueKeys(now time.Time) {
 		}
 		switch o.book.State() {
 		case acker.Waiting, acker.Nacked, acker.Rejected:
-			l.start(o, now)
-			room--
+			if l.mayGo(o, now) {
+				l.start(o, now)
+				room--
+			}
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/kpush/kpush/acker"
+	"github.com/kpush/kpush/groupmanager/pacing"
 	"github.com/kpush/kpush/internal/records"
 	"github.com/kpush/kpush/webhooks"
 	"github.com/kpush/kpush/webhooks/delivery"
@@ -50,6 +51,7 @@ type laneConfig struct {
 	lease      *lease                        // nothing new is sent, and no ack is taken, when it is over
 	revision   func() int64                  // of the webhook, as it stands now
 	gone       func(delivery.Verdict, int64) // Gone or Looped, to an attempt that began at that revision: no more goes to the receiver
+	pacer      *pacing.Pacer
 	metrics    *instruments
 	tracer     *tracer
 	owner      string // replica id
@@ -75,6 +77,7 @@ type lane struct {
 	sifted   bool // there may be deliveries that are unfit
 
 	senders  *senders
+	pace     pace
 	last     *AttemptError
 	token    []byte // scratch
 	progress progress
@@ -102,7 +105,8 @@ type outgoing struct {
 	keys     []uint64  // of batch's records, with ordering key
 	freed    int       // keys let go, from the front
 	part     *outgoing // what was cut, of which this is a part, with ordering key; nil: whole
-	code     string    // of the last failure
+	paced    paced
+	code     string // of the last failure
 	status   int
 	unfit    bool             // its values are not JSON: it is never sent
 	reason   string           // that the receiver gave for rejecting it
@@ -110,7 +114,8 @@ type outgoing struct {
 	suspicion
 }
 
-func newLane(cfg *laneConfig, t *tenure, s *senders) *lane {
+// newLane makes a lane; nudge has its partition look again whether something may go.
+func newLane(cfg *laneConfig, t *tenure, s *senders, nudge func()) *lane {
 	most := cfg.webhook.Batch.MaxRecords
 	l := &lane{laneConfig: cfg, tenure: t, limit: most, bisector: newBisector(most), senders: s}
 	if cfg.webhook.Ordering == webhooks.OrderingKey {
@@ -120,6 +125,7 @@ func newLane(cfg *laneConfig, t *tenure, s *senders) *lane {
 		l.plain = acker.NewLedger()
 		l.ledger = l.plain
 	}
+	l.pace.line = cfg.pacer.Line(nudge)
 	return l
 }
 
@@ -137,18 +143,19 @@ func (l *lane) room() bool {
 	return len(l.open) < l.webhook.MaxInFlight && l.plain.Len() < windowFactor*l.webhook.MaxInFlight && !l.ledger.Full()
 }
 
-// deliver enters a batch that was read and sends it; there must be room. The
-// lane owns the batch from now on, unless it fails.
-func (l *lane) deliver(b *records.Batch, now time.Time) error {
+// deliver enters a batch that was read and sends it; there must be room, and pass lets
+// it go. The lane owns the batch from now on, unless it fails.
+func (l *lane) deliver(b *records.Batch, pass pacing.Pass, now time.Time) error {
 	book, err := l.ledger.Deliver(runsOf(b))
 	if err != nil {
+		l.pace.line.Exit(now, &pass, pacing.Ended{})
 		return err
 	}
 	if before := &l.tenure.resume; before.Attempts > 0 && book.First() == l.tenure.start {
 		l.ledger.Resume(book, before.Attempts, before.FirstAttempt)
 		l.governor.resumed(now)
 	}
-	o := &outgoing{book: book, batch: b}
+	o := &outgoing{book: book, batch: b, paced: paced{pass: pass}}
 	if l.keys != nil {
 		o.keys, l.keys.next = l.keys.next, nil
 	}
@@ -157,6 +164,8 @@ func (l *lane) deliver(b *records.Batch, now time.Time) error {
 		l.tenure.oldest.Store(b.Records[0].Timestamp)
 	}
 	if unfit := l.client.Undecodable(b); len(unfit) > 0 {
+		l.pace.line.Exit(now, &o.paced.pass, pacing.Ended{}) // what is fit asks for itself
+		o.paced = paced{}
 		l.sift(o, unfit)
 		l.sendDue(now)
 		return nil
@@ -172,11 +181,12 @@ func (l *lane) full() bool {
 }
 
 // sendDue starts every delivery whose time has come and whose turn it is, while the
-// lane is not full.
+// lane is not full and the pacer lets them go.
 func (l *lane) sendDue(now time.Time) {
 	if l.sifted {
 		l.giveUpUnfit(now)
 	}
+	l.hurry(now)
 	if l.keys != nil {
 		l.sendDueKeys(now)
 		return
@@ -190,7 +200,9 @@ func (l *lane) sendDue(now time.Time) {
 		}
 		switch o.book.State() {
 		case acker.Waiting, acker.Nacked, acker.Rejected:
-			l.start(o, now)
+			if l.mayGo(o, now) {
+				l.start(o, now)
+			}
 		}
 	}
 }
@@ -220,6 +232,7 @@ func (l *lane) start(o *outgoing, now time.Time) {
 	})
 	from := o.first()
 	l.metrics.started(o.book.Records())
+	l.pace.line.Weigh(now, &o.paced.pass, o.book.Records(), o.batch.Bytes())
 	l.senders.do(job{
 		o:       o,
 		attempt: delivery.Attempt{Number: n, Generation: generation, Token: string(l.token), Now: now},
@@ -252,6 +265,7 @@ func (l *lane) finished(d done) {
 	if d.job.dead != nil {
 		l.deadLettered(o, d.err)
 	} else {
+		l.leftPacer(o, d.result)
 		l.judged(o, d.result)
 	}
 	l.settle()
@@ -331,7 +345,7 @@ func (o *outgoing) first() int {
 }
 
 // failures counts the attempts that retry.max_attempts counts, the last one included.
-func (o *outgoing) failures() int { return o.book.Attempts() - o.cuts }
+func (o *outgoing) failures() int { return o.book.Attempts() - o.cuts - o.paced.early }
 
 func (o *outgoing) free() {
 	if o.msg != nil {
@@ -359,9 +373,13 @@ func (l *lane) expire(now time.Time) {
 func (l *lane) wakeAt(held bool) time.Time {
 	at := l.progress.due
 	held = held || l.full()
+	until, waits := l.pace.line.Waits()
+	if !held && waits && !until.IsZero() {
+		at = earlier(at, until)
+	}
 	for i, o := range l.open {
 		switch {
-		case o.inFlight:
+		case o.inFlight, waits && !o.exhaust && !o.unfit && o.book.State() != acker.Leased: // until then, or a nudge
 		case o.book.State() == acker.Leased:
 			at = earlier(at, o.deadline)
 		case held || l.ordered() && i > 0 || !l.turn(o):
@@ -382,6 +400,7 @@ func earlier(at, t time.Time) time.Time {
 
 // drop frees what is still open when the tenure ends.
 func (l *lane) drop() {
+	l.pace.line.Close(time.Now())
 	for _, o := range l.open {
 		o.free()
 	}

@@ -350,7 +350,9 @@ func TestACutIsNoFailedAttempt(t *testing.T) {
 			}
 			return acked(ctx, q)
 		}, 2, 0},
-		{"or until max_attempts have failed", refused, 3, 1},
+		{"or until max_attempts have failed", func(context.Context, request) delivery.Result { // not for the receiver's health
+			return delivery.Result{Verdict: delivery.Failed, Status: 400, Code: "http_400"}
+		}, 3, 1},
 		{"of which one is a 413 of a single record", func(ctx context.Context, q request) delivery.Result {
 			return delivery.Result{Verdict: delivery.TooLarge, Status: 413, Code: "http_413"}
 		}, 3, 1},

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kpush/kpush/acker"
+	"github.com/kpush/kpush/groupmanager/pacing"
 	"github.com/kpush/kpush/internal/kafkaconf"
 	"github.com/kpush/kpush/internal/telemetry"
 	"github.com/kpush/kpush/replica"
@@ -34,7 +35,7 @@ const (
 )
 
 // Config is what a Manager is made from. All fields but Peers, RegistryTopic,
-// Guard, Logger, Tracing and DrainTimeout are required.
+// Guard, MaxInFlightBytes, MaxConnections, Logger, Tracing and DrainTimeout are required.
 type Config struct {
 	Kafka     kafkaconf.Config
 	Registry  *webhooks.Registry
@@ -56,6 +57,12 @@ type Config struct {
 	// Guard makes the connections to receivers. Default: the strictest, which
 	// delivers to public addresses by https alone.
 	Guard *egress.Guard
+
+	// MaxInFlightBytes of records may be under way to all receivers together; see
+	// pacing.Share. 0: any number. MaxConnections may be open to the receiver of one
+	// webhook; 0: as many as it has deliveries under way.
+	MaxInFlightBytes int64
+	MaxConnections   int
 
 	// DrainTimeout is how long requests under way may go on when partitions are
 	// given up; six tenths of max.poll.interval.ms if that is less. Default 25s.
@@ -99,6 +106,7 @@ type shared struct {
 	dead     *deadLetterWriter
 	tokens   *acker.Tokens
 	ids      *acker.DeliveryIDs
+	share    *pacing.Share // nil: no limit
 	meter    metric.Meter
 	tracer   trace.Tracer
 	logger   *slog.Logger
@@ -146,6 +154,9 @@ func New(cfg Config) (*Manager, error) {
 		ids:    acker.NewDeliveryIDs(cfg.Keys.Derive("delivery-id")[0]),
 		meter:  otel.Meter(telemetry.Scope), tracer: otel.Tracer(telemetry.Scope),
 		logger: cfg.Logger, gone: m.noteGone, readLogs: readLogs,
+	}
+	if cfg.MaxInFlightBytes > 0 {
+		m.share = pacing.NewShare(cfg.MaxInFlightBytes)
 	}
 	m.health.heard(time.Now())
 	b := builder{meter: m.meter}

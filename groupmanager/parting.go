@@ -42,7 +42,7 @@ func (l *lane) refuses(s acker.Statement) error {
 // as if its attempts were used up.
 func (l *lane) rejected(o *outgoing, now time.Time, reason string, status int) {
 	o.code, o.status, o.reason = codeRejected, status, reason
-	o.deadline, o.exhaust = time.Time{}, false
+	o.deadline, o.exhaust, o.paced.sick = time.Time{}, false, false
 	l.last = &AttemptError{Code: codeRejected, Status: status, At: now}
 	wait, over := l.exhaust(o, delivery.Result{At: now})
 	if over {
@@ -83,7 +83,7 @@ func (l *lane) part(o *outgoing, pieces []acker.Piece, a ask, now time.Time, sta
 		if p.Delivery != o.book {
 			acked -= p.Count
 			if p.Action != acker.Skip {
-				piece = &outgoing{book: p.Delivery, batch: records.Get(), cuts: o.cuts}
+				piece = &outgoing{book: p.Delivery, batch: records.Get(), cuts: o.cuts, paced: paced{held: o.paced.held}}
 				o.batch.CopyTo(piece.batch, from, from+p.Count)
 				made = append(made, piece)
 			}

@@ -46,7 +46,7 @@ func newPartition(cfg *laneConfig, t *tenure, src source, paused *atomic.Bool, f
 	if sieve != nil {
 		src = sieve
 	}
-	return &partition{
+	p := &partition{
 		tenure: t, paused: paused, linger: cfg.webhook.Batch.Linger(), fault: fault,
 		asks:     make(chan ask),
 		inspects: make(chan chan<- PartitionStatus),
@@ -54,9 +54,10 @@ func newPartition(cfg *laneConfig, t *tenure, src source, paused *atomic.Bool, f
 		done:     make(chan struct{}),
 		fetch:    newFetch(src),
 		sieve:    sieve,
-		lane:     newLane(cfg, t, senders),
 		work:     work, cut: cut,
 	}
+	p.lane = newLane(cfg, t, senders, p.nudge)
+	return p
 }
 
 // run delivers until ctx ends, then lets requests under way end for at most
@@ -94,6 +95,7 @@ func (p *partition) serve(ctx context.Context, drain time.Duration) {
 			p.lane.expire(time.Now())
 		case <-revoked:
 			revoked = nil
+			p.lane.pace.line.Withdraw()
 			if errors.Is(context.Cause(ctx), errLost) {
 				p.cut(errLost)
 				continue
@@ -117,6 +119,7 @@ func (p *partition) rescue() {
 		"panic", v, "stack", string(debug.Stack()))
 	p.cut(errPanicked)
 	p.lane.senders.close()
+	p.lane.pace.line.Close(time.Now())
 	p.tenure.inFlight.Store(0)
 	p.fault(p.tenure, errPanicked)
 }
@@ -147,6 +150,8 @@ func (p *partition) held(now time.Time) bool {
 // starting more.
 func (p *partition) pump() (held bool) {
 	now := time.Now()
+	p.lane.pace.asked = false
+	defer p.lane.giveWay()
 	if p.held(now) {
 		return true
 	}
@@ -177,8 +182,12 @@ func (p *partition) pump() (held bool) {
 		if !full && (p.linger > 0 && now.Before(p.fetch.since.Add(p.linger)) || p.sieve.gathers(p.fetch.since, now)) {
 			return false
 		}
+		pass, ok := p.lane.mayBegin(now)
+		if !ok {
+			return false
+		}
 		b := p.fetch.cut(p.lane.limit, limit, wanted.Last)
-		if err := p.lane.deliver(b, now); err != nil {
+		if err := p.lane.deliver(b, pass, now); err != nil {
 			// Cannot be: the client gave an offset again. What is not entered is
 			// not committed, so the member begins anew from the committed offset.
 			b.Free()
@@ -209,7 +218,8 @@ func (p *partition) atRest() {
 // which nobody tells, and what pump has left would wait for something else to happen.
 func (p *partition) arm(timer *time.Timer, held bool) {
 	at := p.lane.wakeAt(held)
-	if since := p.waitingSince(); p.linger > 0 && !held && !since.IsZero() && p.lane.room() {
+	_, waits := p.lane.pace.line.Waits()
+	if since := p.waitingSince(); p.linger > 0 && !held && !waits && !since.IsZero() && p.lane.room() {
 		at = earlier(at, since.Add(p.linger))
 	}
 	if held && !p.paused.Load() && !p.tenure.waiting.Load() { // else a nudge comes

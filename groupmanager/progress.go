@@ -85,7 +85,8 @@ func (l *lane) tell(urgent bool) {
 
 // tries counts the attempts of the head that have failed or wait for their ack. One
 // under way is not counted: if it is cut, it has not failed. Nor are those that led to
-// a cut: the next owner makes its deliveries as large as ever, and cuts them again.
+// a cut: the next owner makes its deliveries as large as ever, and cuts them again; nor
+// probes before the backoff was over.
 func (l *lane) tries(head *acker.Delivery) int {
 	if head == nil {
 		return 0
@@ -97,7 +98,7 @@ func (l *lane) tries(head *acker.Delivery) int {
 	if n > 0 {
 		for _, o := range l.open {
 			if o.book == head {
-				return n - o.cuts
+				return n - o.cuts - o.paced.uncounted(head.State() == acker.Sent)
 			}
 		}
 	}

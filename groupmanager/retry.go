@@ -45,8 +45,8 @@ func (l *lane) retry(o *outgoing, r delivery.Result) {
 			return
 		}
 	}
-	o.due = r.At.Add(wait)
-	l.logger.Log(context.Background(), levelOfAttempt(n), "attempt failed",
+	l.schedule(o, r, wait)
+	l.logger.Log(context.Background(), levelOfAttempt(o.book.Attempts()), "attempt failed",
 		"topic", l.tenure.topic, "partition", l.tenure.partition, "delivery_id", o.id,
 		"first_offset", o.book.First(), "last_offset", o.book.Last(), "attempt", o.book.Attempts(),
 		"code", o.code, "status", o.status, "next_attempt_in", wait)
@@ -100,7 +100,8 @@ func (l *lane) divide(o *outgoing) *outgoing {
 	o.batch.CopyTo(rest, cut, o.batch.Len())
 	o.batch.Truncate(cut)
 	o.stale, o.blocked, o.held = true, false, false
-	half := &outgoing{book: l.ledger.Split(o.book, n/2), batch: rest, cuts: o.cuts, suspicion: o.suspicion}
+	o.paced = paced{held: o.paced.held}
+	half := &outgoing{book: l.ledger.Split(o.book, n/2), batch: rest, cuts: o.cuts, suspicion: o.suspicion, paced: o.paced}
 	if l.keys != nil {
 		l.keys.cut(o, half, cut)
 	}
@@ -125,9 +126,9 @@ func (l *lane) bisect(o *outgoing, r delivery.Result, exhausted bool) bool {
 	half := l.divide(o)
 	o.due = time.Time{}
 	if !atOnce {
-		o.due = r.At.Add(delivery.Backoff(l.webhook.Retry, o.book.Attempts(), 0, rand.Float64()))
+		l.schedule(o, r, delivery.Backoff(l.webhook.Retry, o.book.Attempts(), 0, rand.Float64()))
 	}
-	half.due = o.due
+	half.due, half.paced = o.due, o.paced
 	l.logger.Info("delivery failed and was cut in half to find the record", "topic", l.tenure.topic,
 		"partition", l.tenure.partition, "first_offset", o.book.First(), "records", n, "code", r.Code, "status", r.Status)
 	return true

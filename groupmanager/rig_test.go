@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"github.com/kpush/kpush/acker"
+	"github.com/kpush/kpush/groupmanager/pacing"
 	"github.com/kpush/kpush/internal/records"
 	"github.com/kpush/kpush/webhooks"
 	"github.com/kpush/kpush/webhooks/delivery"
@@ -194,6 +195,7 @@ func newRig(t testing.TB, answer func(context.Context, request) delivery.Result,
 		publish:    func(t *tenure, n int64) { t.safe.Store(max(n, t.safe.Load())) },
 		note:       func(t *tenure, n *note) { t.noted.Store(n) },
 		lease:      &r.lease,
+		pacer:      pacing.New(pacing.Config{LineInFlight: w.MaxInFlight, LongestPause: time.Duration(w.Retry.MaxBackoffMs) * time.Millisecond}),
 		owner:      "replica-1",
 		revision:   r.revision.Load,
 		gone:       r.departed,

@@ -207,6 +207,7 @@ func (l *lane) status(paused bool) PartitionStatus {
 	if l.inFlight > 0 && s.State == PartitionIdle {
 		s.State = PartitionDelivering
 	}
+	l.showHeld(&s)
 	if s.State == PartitionWaitingAck || l.inFlight > 0 {
 		return s
 	}

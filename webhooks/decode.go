@@ -106,6 +106,10 @@ func (w *Webhook) binds() map[string]any {
 			"initial_backoff_ms": &w.Retry.InitialBackoffMs, "max_backoff_ms": &w.Retry.MaxBackoffMs,
 			"multiplier": &w.Retry.Multiplier, "max_attempts": &w.Retry.MaxAttempts, "max_age_ms": &w.Retry.MaxAgeMs,
 		},
+		"limits": map[string]any{
+			"records_per_second": &w.Limits.RecordsPerSecond, "requests_per_second": &w.Limits.RequestsPerSecond,
+			"bytes_per_second": &w.Limits.BytesPerSecond,
+		},
 		"dead_letter": map[string]any{"topic": &w.DeadLetter.Topic},
 		"signing": map[string]any{
 			"enabled": &w.Signing.Enabled, "schemes": &w.Signing.Schemes, "public_keys": readOnly{},

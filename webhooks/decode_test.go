@@ -66,6 +66,7 @@ func TestDecodeReadsEveryField(t *testing.T) {
 		Request:     Request{TimeoutMs: 600_000, Headers: map[string]string{"Authorization": "Bearer x", "x-env": ""}},
 		Ack:         Ack{Mode: AckExplicit, TimeoutMs: 3_600_000, MaxTimeoutMs: 86_400_000},
 		Retry:       Retry{InitialBackoffMs: 1, MaxBackoffMs: 3_600_000, Multiplier: 1.5, MaxAttempts: 7, MaxAgeMs: 86_400_000},
+		Limits:      Limits{RecordsPerSecond: 1, RequestsPerSecond: 2, BytesPerSecond: 3},
 		OnExhausted: OnExhaustedDeadLetter, OnUndecodable: OnUndecodableSkip, DeadLetter: DeadLetter{Topic: &dead}, Signing: Signing{Schemes: []string{"v1a", "v1"}},
 		Lifecycle: &Lifecycle{URL: "https://example.com/lifecycle"}, TLS: TLS{CA: new(testCA(t))}, Filter: new("key == \"a\" && value.total > 5"),
 	}

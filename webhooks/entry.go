@@ -84,8 +84,8 @@ func sameContent(a, b Webhook) bool {
 // Layouts of the values. Adding a field raises the version: an older build must
 // not drop the field by writing the webhook back. Version 2 has pinned, and in the
 // webhook lifecycle and patterns among the topics; version 3 has tls; version 4 has
-// sealed_seed, former, and in the webhook filter, on_undecodable, signing.schemes, auth, the
-// client certificate of tls, the formats beside the envelope, and credentials sealed.
+// sealed_seed, former, and in the webhook filter, limits, on_undecodable, signing.schemes, auth,
+// the client certificate of tls, the formats beside the envelope, and credentials sealed.
 const (
 	storedVersion  = 4 // what this build writes
 	oldestReadable = 1

@@ -42,6 +42,7 @@ const (
 	maxAckMaxTimeoutMs  = 86_400_000
 	maxBackoffMs        = 3_600_000
 	maxMultiplier       = 10
+	maxPerSecond        = 1_000_000_000_000 // records, requests, bytes
 	maxAttempts         = 1_000_000_000
 	maxAgeMs            = 10 * 365 * 86_400_000 // ten years
 )
@@ -90,6 +91,9 @@ func (w *Webhook) check(c *complaints) {
 	checkHeaders(c, "/request/headers", w.Request.Headers)
 	w.checkAck(c)
 	w.checkRetry(c)
+	within(c, "/limits/records_per_second", w.Limits.RecordsPerSecond, 0, maxPerSecond)
+	within(c, "/limits/requests_per_second", w.Limits.RequestsPerSecond, 0, maxPerSecond)
+	within(c, "/limits/bytes_per_second", w.Limits.BytesPerSecond, 0, maxPerSecond)
 	w.checkExhausted(c)
 	checkTLS(c, "/tls", w.TLS)
 	checkAuth(c, "/auth", w.Auth, w.Request.Headers)

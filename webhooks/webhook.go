@@ -9,14 +9,15 @@ import (
 	"time"
 )
 
-// State of a webhook. Active, Paused and Disabled are stored; Failed is what a
-// running group reports over a stored Active.
+// State of a webhook. Active, Paused and Disabled are stored; Degraded and Failed are
+// what a running group reports over a stored Active.
 type State string
 
 // The states of contract section 2.
 const (
 	Active   State = "active"
 	Paused   State = "paused"   // by a person; keeps offsets
+	Degraded State = "degraded" // attempts are held back: the receiver is sick
 	Disabled State = "disabled" // 410 from the receiver, or an operator
 	Failed   State = "failed"   // cannot run; retried with backoff
 )
@@ -45,6 +46,7 @@ type Webhook struct {
 	Request        Request           `json:"request"`
 	Ack            Ack               `json:"ack"`
 	Retry          Retry             `json:"retry"`
+	Limits         Limits            `json:"limits"`
 	OnExhausted    string            `json:"on_exhausted"`   // block, dead_letter, skip
 	OnUndecodable  string            `json:"on_undecodable"` // base64, block, dead_letter, skip: of values that are not JSON, with format.value json
 	DeadLetter     DeadLetter        `json:"dead_letter"`
@@ -154,6 +156,13 @@ type Retry struct {
 	Multiplier       float64 `json:"multiplier"`
 	MaxAttempts      int     `json:"max_attempts"` // 0: without end
 	MaxAgeMs         int64   `json:"max_age_ms"`   // from the first attempt; 0: without end
+}
+
+// Limits of what is sent in a second, by each replica; 0 is no limit.
+type Limits struct {
+	RecordsPerSecond  int `json:"records_per_second"`
+	RequestsPerSecond int `json:"requests_per_second"`
+	BytesPerSecond    int `json:"bytes_per_second"` // as Batch.MaxBytes counts them
 }
 
 // DeadLetter is where exhausted deliveries go.

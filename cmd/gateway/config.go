@@ -132,6 +132,7 @@ func defaultConfig() Config {
 		API:        APIConfig{Listen: ":8080", MaxFailedAcks: 1000},
 		Management: ManagementConfig{Listen: "127.0.0.1:8081"},
 		Registry:   RegistryConfig{Topic: "__kpush_registry", ReplicationFactor: -1},
+		Delivery:   DeliveryConfig{MaxInFlightBytes: 256 << 20, MaxConnections: 1024},
 		Shutdown:   ShutdownConfig{DrainTimeout: 25 * time.Second},
 		Log:        LogConfig{Level: slog.LevelInfo, Format: logJSON},
 		DataDir:    "./kpush-data",
@@ -192,6 +193,12 @@ func (c *Config) Validate() error {
 				complain(fmt.Sprintf("webhooks[%d]: %s", i, f.Pointer), "%s; delivery.* says what is allowed", f.Detail)
 			}
 		}
+	}
+	if c.Delivery.MaxInFlightBytes < 0 {
+		complain("delivery.max_in_flight_bytes", "must not be negative")
+	}
+	if c.Delivery.MaxConnections < 0 {
+		complain("delivery.max_connections", "must not be negative")
 	}
 	if c.Shutdown.DrainTimeout <= 0 {
 		complain("shutdown.drain_timeout", "must be above 0, not %v", c.Shutdown.DrainTimeout)

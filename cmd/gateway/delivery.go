@@ -9,9 +9,18 @@ import (
 	"github.com/kpush/kpush/webhooks/egress"
 )
 
-// DeliveryConfig is what webhooks may reach. It holds for the whole installation;
+// DeliveryConfig is what webhooks may reach, and how much at once. It holds for the whole installation;
 // replicas should agree on it.
 type DeliveryConfig struct {
+	// MaxInFlightBytes bounds the records that requests under way carry, on this replica
+	// and for all webhooks together. Of it each webhook has an equal part, and always
+	// one delivery.
+	MaxInFlightBytes int `koanf:"max_in_flight_bytes" usage:"bytes of records that may be under way to all receivers together, shared fairly among webhooks; 0 for no limit"`
+
+	// MaxConnections bounds the requests under way of one webhook, each of which has a
+	// connection of its own.
+	MaxConnections int `koanf:"max_connections" usage:"connections that one webhook may have open to its receiver; 0 for as many as it has deliveries under way"`
+
 	// AllowHTTP allows URLs without TLS.
 	AllowHTTP bool `koanf:"allow_http" usage:"allow webhooks http:// URLs, which anybody on the way can read and change"`
 

@@ -80,9 +80,8 @@ func devDefaults() Config {
 	c.Kafka.Brokers, c.EmbeddedBroker = nil, true
 	c.API.Listen = "127.0.0.1:8080"
 	c.Log.Format = logText
-	c.Delivery = DeliveryConfig{
-		AllowHTTP: true, AllowedCIDRs: []string{"127.0.0.0/8", "::1/128"}, AllowedPorts: []string{egress.AnyPort},
-	}
+	c.Delivery.AllowHTTP = true
+	c.Delivery.AllowedCIDRs, c.Delivery.AllowedPorts = []string{"127.0.0.0/8", "::1/128"}, []string{egress.AnyPort}
 	return c
 }
 

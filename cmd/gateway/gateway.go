@@ -142,8 +142,12 @@ func (g *gateway) wire(build version.Info) error {
 		UserAgent:     build.UserAgent(),
 		Guard:         guard,
 		DrainTimeout:  c.Shutdown.DrainTimeout,
-		Tracing:       g.telemetry.Tracing(),
-		Logger:        g.logger,
+
+		MaxInFlightBytes: int64(c.Delivery.MaxInFlightBytes),
+		MaxConnections:   c.Delivery.MaxConnections,
+
+		Tracing: g.telemetry.Tracing(),
+		Logger:  g.logger,
 	})
 	if err != nil {
 		return err

@@ -13,6 +13,8 @@ const Scope = "github.com/kpush/kpush"
 //	kpush.delivery.duration    histogram        s          outcome
 //	kpush.delivery.batch.size  histogram        {record}
 //	kpush.delivery.in_flight   up-down counter  {request}  webhook
+//	kpush.delivery.held        counter          {attempt}  webhook, reason
+//	kpush.delivery.circuit     gauge                       webhook
 //	kpush.records.delivered    counter          {record}   webhook
 //	kpush.records.skipped      counter          {record}   webhook, reason
 //	kpush.dead_letter.records  counter          {record}   webhook
@@ -35,6 +37,8 @@ const (
 	DeliveryDuration  = "kpush.delivery.duration"
 	DeliveryBatchSize = "kpush.delivery.batch.size"
 	DeliveryInFlight  = "kpush.delivery.in_flight"
+	DeliveryHeld      = "kpush.delivery.held"
+	DeliveryCircuit   = "kpush.delivery.circuit"
 	RecordsDelivered  = "kpush.records.delivered"
 	RecordsSkipped    = "kpush.records.skipped"
 	DeadLetterRecords = "kpush.dead_letter.records"
@@ -53,7 +57,8 @@ const (
 // Names lists the metrics above.
 func Names() []string {
 	return []string{
-		DeliveryAttempts, DeliveryDuration, DeliveryBatchSize, DeliveryInFlight, RecordsDelivered, RecordsSkipped,
+		DeliveryAttempts, DeliveryDuration, DeliveryBatchSize, DeliveryInFlight, DeliveryHeld, DeliveryCircuit,
+		RecordsDelivered, RecordsSkipped,
 		DeadLetterRecords, ExhaustionHeld, FilterRecords, Acks, OffsetsMoved, ConsumerLag, ConsumerLagTime, Rebalances, CommitDuration, Webhooks, BuildInfo,
 	}
 }
@@ -77,9 +82,9 @@ const (
 const (
 	AttrWebhook   = "webhook"   // webhook id
 	AttrOutcome   = "outcome"   // of an attempt: acked, received, stated, or the code of last_error; of a commit: ok, failed; of a filter: passed, filtered, error
-	AttrReason    = "reason"    // why records were skipped: exhausted, rejected, undecodable, offset_reset
+	AttrReason    = "reason"    // why records were skipped: exhausted, rejected, undecodable, offset_reset; or attempts held back: circuit, retry_after, concurrency, rate, in_flight_bytes
 	AttrResult    = "result"    // of an ack: the result or the problem code it was answered with
-	AttrState     = "state"     // of a webhook: active, paused, disabled, failed
+	AttrState     = "state"     // of a webhook: active, paused, degraded, disabled, failed
 	AttrTopic     = "topic"     // Kafka topic
 	AttrPartition = "partition" // partition number
 )

@@ -512,6 +512,15 @@ type JWKS struct {
 	Keys []JWK `json:"keys"`
 }
 
+// Limits What may be sent in a second by each replica, counted for itself; 0 is no limit. A delivery goes when what was
+// sent before allows it, and is counted in full.
+type Limits struct {
+	// BytesPerSecond As `batch.max_bytes` counts them.
+	BytesPerSecond    *int64 `json:"bytes_per_second,omitempty"`
+	RecordsPerSecond  *int64 `json:"records_per_second,omitempty"`
+	RequestsPerSecond *int64 `json:"requests_per_second,omitempty"`
+}
+
 // OnUndecodable What happens to a record whose value is not JSON, with `format.value` `json`; with another one it has to be
 // `base64`. `base64`: it is sent, as `value_base64`. The others do not send it. `block`: the partition is held.
 // `dead_letter` and `skip`: as in `on_exhausted`, within the same budget. The code is `undecodable`.
@@ -556,6 +565,8 @@ type Partition struct {
 	Partition int32   `json:"partition"`
 
 	// State `waiting_lifecycle`: nothing is delivered until the receiver has answered that the partition was assigned.
+	// `backing_off`: what comes next waits for `next_attempt_at`, after a failure or because the receiver is sick or
+	// a limit is reached; null when that is not known yet.
 	// `blocked`: the attempts are used up and go on at `max_backoff_ms`; with `last_error.code` `exhaustion_held`
 	// because more was given up than the budget of `on_exhausted` allows. `unassigned`: nobody holds the partition.
 	State PartitionState `json:"state"`
@@ -565,6 +576,8 @@ type Partition struct {
 }
 
 // PartitionState `waiting_lifecycle`: nothing is delivered until the receiver has answered that the partition was assigned.
+// `backing_off`: what comes next waits for `next_attempt_at`, after a failure or because the receiver is sick or
+// a limit is reached; null when that is not known yet.
 // `blocked`: the attempts are used up and go on at `max_backoff_ms`; with `last_error.code` `exhaustion_held`
 // because more was given up than the budget of `on_exhausted` allows. `unassigned`: nobody holds the partition.
 type PartitionState string
