@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -76,8 +77,10 @@ type keyWatch struct {
 	log    []string
 	answer func(context.Context, keyCall) delivery.Result
 
+	encoding sync.Mutex // apart from mu: the partition encodes while somebody who holds mu asks it
+	encoded  map[*delivery.Message]keyCall
+
 	mu         sync.Mutex
-	encoded    map[*delivery.Message]keyCall
 	calls      []keyCall
 	acked      []time.Time
 	nacked     []bool         // once: it stands against the answer of an attempt under way
@@ -94,15 +97,17 @@ func (w *keyWatch) Encode(id, topic string, partition int32, b *records.Batch, f
 	for i := from; i < to; i++ {
 		c.offsets = append(c.offsets, b.Records[i].Offset)
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	w.encoding.Lock()
+	defer w.encoding.Unlock()
 	w.encoded[m] = c
 	return m
 }
 
 func (w *keyWatch) Send(ctx context.Context, m *delivery.Message, a delivery.Attempt) delivery.Result {
-	w.mu.Lock()
+	w.encoding.Lock()
 	c := w.encoded[m]
+	w.encoding.Unlock()
+	w.mu.Lock()
 	token, err := w.tokens.Parse(a.Token)
 	if err != nil {
 		w.violations = append(w.violations, err.Error())
@@ -232,9 +237,9 @@ func failing(fail func(keyCall) bool) func(context.Context, keyCall) delivery.Re
 
 func TestAFailingKeyIsHeldAndOthersGoOn(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		var mended bool
+		var mended atomic.Bool
 		r := newRig(t, nil, byKey(1, 1))
-		w := r.watch([]string{"a", "b", "a", "c", "", "", "b", "-"}, failing(func(c keyCall) bool { return c.first == 0 && !mended }))
+		w := r.watch([]string{"a", "b", "a", "c", "", "", "b", "-"}, failing(func(c keyCall) bool { return c.first == 0 && !mended.Load() }))
 		r.start(t)
 		time.Sleep(10 * time.Second)
 		first := 0
@@ -256,7 +261,7 @@ func TestAFailingKeyIsHeldAndOthersGoOn(t *testing.T) {
 		if s, ok := r.inspect(t.Context()); !ok || s.HeldRecords != 1 || s.State != PartitionBackingOff {
 			t.Errorf("state %s with %d held, want %s with 1", s.State, s.HeldRecords, PartitionBackingOff)
 		}
-		mended = true
+		mended.Store(true)
 		time.Sleep(2 * time.Minute)
 		r.wantSafe(t, 8)
 		w.check(t)
@@ -321,10 +326,10 @@ func TestHalvesKeepTheOrderOfKeys(t *testing.T) {
 
 func TestWhatIsHeldIsBounded(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		var mended bool
+		var mended atomic.Bool
 		log := slices.Repeat([]string{"sick"}, 5_000)
 		r := newRig(t, nil, byKey(4, 10), func(w *webhooks.Webhook) { w.Fetch.PrefetchRecords = 200 })
-		w := r.watch(append(log, "well"), failing(func(keyCall) bool { return !mended }))
+		w := r.watch(append(log, "well"), failing(func(keyCall) bool { return !mended.Load() }))
 		r.start(t)
 		time.Sleep(time.Minute)
 		if s, ok := r.inspect(t.Context()); !ok || s.HeldRecords != 200 {
@@ -333,7 +338,7 @@ func TestWhatIsHeldIsBounded(t *testing.T) {
 		if read := r.fetch.source.(*keyLog).read; read != 210 {
 			t.Errorf("%d records were read, want 210", read)
 		}
-		mended = true
+		mended.Store(true)
 		time.Sleep(10 * time.Minute)
 		r.wantSafe(t, 5_001)
 		w.check(t)
@@ -350,6 +355,7 @@ func TestALongWindowBeforeAStuckKey(t *testing.T) {
 		r.start(t)
 		time.Sleep(10 * time.Minute)
 		r.wantSafe(t, 0)
+		synctest.Wait()
 		if n := r.lane.keys.books.Len(); n != keyWindow {
 			t.Errorf("%d records are in the books, want %d", n, keyWindow)
 		}
