@@ -93,7 +93,14 @@ func (k *keyOrder) room() int {
 // release lets the keys of what o is done with go. While a request of o is under way
 // it keeps them, whatever was said about its records meanwhile.
 func (k *keyOrder) release(o *outgoing) {
-	for !o.inFlight && o.freed < len(o.keys) && o.batch.Records[o.freed].Offset < o.book.First() {
+	if o.inFlight {
+		return
+	}
+	for _, key := range o.late {
+		k.queue.release(key)
+	}
+	o.late = nil
+	for o.freed < len(o.keys) && o.batch.Records[o.freed].Offset < o.book.First() {
 		k.queue.release(o.keys[o.freed])
 		o.freed++
 	}
@@ -109,7 +116,7 @@ func (k *keyOrder) cut(o, tail *outgoing, n int) {
 }
 
 // parted gives the pieces of o, whose batch still holds the records from end on, their
-// keys, and lets go of those of what was acked or skipped.
+// keys, and o those of what was acked or skipped, to be let go by release.
 func (k *keyOrder) parted(o *outgoing, end int, made []*outgoing) {
 	if o.part == nil {
 		o.part = o
@@ -117,15 +124,13 @@ func (k *keyOrder) parted(o *outgoing, end int, made []*outgoing) {
 	at := end
 	for _, piece := range made {
 		for ; o.batch.Records[at].Offset < piece.batch.First(); at++ {
-			k.queue.release(o.keys[at])
+			o.late = append(o.late, o.keys[at])
 		}
 		n := piece.batch.Len()
 		piece.keys, piece.part = o.keys[at:at+n], o.part
 		at += n
 	}
-	for ; at < len(o.keys); at++ {
-		k.queue.release(o.keys[at])
-	}
+	o.late = append(o.late, o.keys[at:]...)
 	o.keys = o.keys[:end]
 }
 
@@ -238,7 +243,11 @@ func (l *lane) turn(o *outgoing) bool {
 		if before == o {
 			break
 		}
-		if before.part == o.part && shareKeys(before.keys[before.freed:], o.keys[o.freed:]) {
+		if before.part != o.part {
+			continue
+		}
+		carries := before.inFlight && before.sent.Last >= o.book.First() // it was cut while its request is under way
+		if carries || shareKeys(before.keys[before.freed:], o.keys[o.freed:]) {
 			return false
 		}
 	}

@@ -104,6 +104,7 @@ type outgoing struct {
 	givenUp  int       // records skipped or dead-lettered
 	keys     []uint64  // of batch's records, with ordering key
 	freed    int       // keys let go, from the front
+	late     []uint64  // keys of records it has lost, to be let go when its request ends
 	part     *outgoing // what was cut, of which this is a part, with ordering key; nil: whole
 	paced    paced
 	code     string // of the last failure
