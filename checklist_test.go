@@ -15,7 +15,8 @@ import (
 // other, and no folder has both.
 
 // outbound is the checklist for requests to the outside, their acks and the API's
-// input: A addresses, U URLs, R redirects, T hostile receivers, H headers, K acks.
+// input: A addresses, U URLs, R redirects, T hostile receivers, H headers, S TLS and
+// credentials, G signatures, K acks, P the control plane.
 const outbound = `
 A1  webhooks/egress
 A2  webhooks/egress
@@ -62,6 +63,7 @@ T10 webhooks/delivery
 T11 webhooks/delivery
 T12 webhooks/delivery
 T13 webhooks/delivery
+T14 groupmanager
 T15 groupmanager
 T16 webhooks/delivery
 T17 webhooks/egress
@@ -71,6 +73,21 @@ H2  webhooks
 H3  webhooks/delivery
 H4  webhooks
 H5  webhooks server
+S1  webhooks/delivery
+S2  webhooks/delivery
+S3  webhooks webhooks/delivery
+S4  webhooks webhooks/delivery
+S5  webhooks webhooks/delivery
+S6  webhooks
+G1  webhooks/delivery
+G2  webhooks/delivery
+G3  webhooks/delivery
+G4  acker
+G5  groupmanager receiver webhooks webhooks/delivery
+G6  server webhooks
+G7  cmd/gateway
+G8  webhooks
+G9  server webhooks webhooks/delivery
 K1  acker server cmd/gateway
 K2  cmd/gateway
 K3  cmd/gateway
@@ -83,6 +100,7 @@ K9  cmd/gateway
 K10 server
 K11 server
 K12 receiver
+P10 webhooks/filter
 `
 
 // faultRows is the table of faults: M membership, K Kafka, P records, H receivers, A
@@ -127,6 +145,9 @@ P3  groupmanager
 P4  groupmanager
 P5  test/faults
 P6  test/faults
+P7  groupmanager
+P8  groupmanager
+H1  groupmanager
 H2  groupmanager
 H3  groupmanager
 H4  groupmanager
@@ -141,6 +162,9 @@ H12 groupmanager
 H13 groupmanager
 H14 groupmanager test/faults
 H15 test/faults
+H16 groupmanager
+H17 groupmanager
+H18 groupmanager
 A1  server
 A2  cmd/gateway
 A3  acker
