@@ -225,11 +225,11 @@ func ackedKeys(context.Context, keyCall) delivery.Result {
 }
 
 // failing fails calls with any of the offsets while it is told to.
-func failing(fail func(keyCall) bool) func(context.Context, keyCall) delivery.Result {
+func failing(status int, fail func(keyCall) bool) func(context.Context, keyCall) delivery.Result {
 	return func(_ context.Context, c keyCall) delivery.Result {
 		time.Sleep(50 * time.Millisecond)
 		if fail(c) {
-			return delivery.Result{Verdict: delivery.Failed, Status: 500, Code: "http_500"}
+			return delivery.Result{Verdict: delivery.Failed, Status: status, Code: fmt.Sprint("http_", status)}
 		}
 		return delivery.Result{Verdict: delivery.Acked, Status: 200}
 	}
@@ -239,7 +239,7 @@ func TestAFailingKeyIsHeldAndOthersGoOn(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var mended atomic.Bool
 		r := newRig(t, nil, byKey(1, 1))
-		w := r.watch([]string{"a", "b", "a", "c", "", "", "b", "-"}, failing(func(c keyCall) bool { return c.first == 0 && !mended.Load() }))
+		w := r.watch([]string{"a", "b", "a", "c", "", "", "b", "-"}, failing(422, func(c keyCall) bool { return c.first == 0 && !mended.Load() }))
 		r.start(t)
 		time.Sleep(10 * time.Second)
 		first := 0
@@ -272,7 +272,7 @@ func TestAFailingKeyIsHeldAndOthersGoOn(t *testing.T) {
 func TestAFailedDeliveryHoldsAllItsKeys(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, nil, byKey(4, 2))
-		w := r.watch([]string{"a", "b", "b", "c", "d", "a"}, failing(func(c keyCall) bool { return c.first == 0 }))
+		w := r.watch([]string{"a", "b", "b", "c", "d", "a"}, failing(500, func(c keyCall) bool { return c.first == 0 }))
 		r.start(t)
 		time.Sleep(100 * time.Millisecond)
 		w.wantSent(t, []int64{0, 1}, []int64{3, 4})
@@ -329,7 +329,7 @@ func TestWhatIsHeldIsBounded(t *testing.T) {
 		var mended atomic.Bool
 		log := slices.Repeat([]string{"sick"}, 5_000)
 		r := newRig(t, nil, byKey(4, 10), func(w *webhooks.Webhook) { w.Fetch.PrefetchRecords = 200 })
-		w := r.watch(append(log, "well"), failing(func(keyCall) bool { return !mended.Load() }))
+		w := r.watch(append(log, "well"), failing(500, func(keyCall) bool { return !mended.Load() }))
 		r.start(t)
 		time.Sleep(time.Minute)
 		if s, ok := r.inspect(t.Context()); !ok || s.HeldRecords != 200 {
@@ -350,7 +350,7 @@ func TestALongWindowBeforeAStuckKey(t *testing.T) {
 		log := make([]string, keyWindow+5_000) // without keys, but for the first
 		log[0] = "sick"
 		r := newRig(t, nil, byKey(64, 1000))
-		r.watch(log, failing(func(c keyCall) bool { return c.first == 0 && len(c.offsets) == 1 }))
+		r.watch(log, failing(500, func(c keyCall) bool { return c.first == 0 && len(c.offsets) == 1 }))
 		r.lane.limit = 1 // the first goes alone
 		r.start(t)
 		time.Sleep(10 * time.Minute)
@@ -486,7 +486,7 @@ func TestKeyOrderThroughput(t *testing.T) {
 	for _, ordering := range []string{webhooks.OrderingPartition, webhooks.OrderingKey} {
 		bubble(t, func(t *testing.T) {
 			r := newRig(t, nil, byKey(64, 10), func(w *webhooks.Webhook) { w.Ordering = ordering })
-			w := r.watch(log, failing(func(keyCall) bool { return false }))
+			w := r.watch(log, failing(500, func(keyCall) bool { return false }))
 			began := time.Now()
 			r.start(t)
 			for r.tenure.safe.Load() < int64(len(log)) {
