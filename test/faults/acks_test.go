@@ -277,10 +277,29 @@ func TestS10_RegistrationSurvivesAnyKill(t *testing.T) {
 	f.start(t, names...)
 	for _, name := range names {
 		id := f.id + "-" + name
-		f.gateways[name].API.Register(t, id, object{"url": f.receiver.URL(id), "topics": []string{f.topic}})
+		f.registerAt(t, name, id)
 		f.kill(name)
 		f.agreed(t, id)
 		f.start(t, name)
 		f.agreed(t, id)
 	}
+}
+
+// registerAt registers a webhook as clients do: while no replica leads, because the
+// one killed before did, they are answered 503 and try again.
+func (f *field) registerAt(t *testing.T, name, id string) {
+	t.Helper()
+	spec := object{"url": f.receiver.URL(id), "topics": []string{f.topic}}
+	gatewaytest.Await(t, later, func() error {
+		reply, err := f.gateways[name].API.Call(t.Context(), http.MethodPut, "/v1/webhooks/"+id, spec)
+		switch {
+		case err != nil:
+			return err
+		case reply.Status == http.StatusCreated || reply.Status == http.StatusOK:
+			return nil
+		case reply.Status != http.StatusServiceUnavailable:
+			t.Fatalf("registering at %s was answered %d: %s", name, reply.Status, reply.Body)
+		}
+		return fmt.Errorf("registering at %s was answered %d: %s", name, reply.Status, reply.Body)
+	})
 }
