@@ -167,11 +167,11 @@ func (p *producer) wait() error {
 
 // receiver is the receiver's process.
 type receiver struct {
-	cmd     *exec.Cmd
-	in      io.WriteCloser
-	orders  *json.Encoder
-	address string
-	lines   chan meter.Line
+	cmd       *exec.Cmd
+	in        io.WriteCloser
+	orders    *json.Encoder
+	listening meter.Listening
+	lines     chan meter.Line
 }
 
 var errReceiver = errors.New("the receiver ended")
@@ -200,7 +200,12 @@ func startReceiver(ctx context.Context, path string) (*receiver, error) {
 		}
 	}()
 	l, err := r.line(ctx, time.Minute)
-	r.address = l.Address
+	if err == nil && l.Listening == nil {
+		err = fmt.Errorf("the receiver does not say where it listens: %+v", l)
+	}
+	if err == nil {
+		r.listening = *l.Listening
+	}
 	return r, err
 }
 

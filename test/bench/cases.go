@@ -39,6 +39,7 @@ const (
 
 const (
 	maxSigningUs  = 1.0                  // CPU per record that signing may add, at the first shape
+	maxTLSUs      = 0.7                  // and TLS, without signing
 	latencyRate   = 2000                 // records per second
 	maxExtraP99   = 5 * time.Millisecond // over the limit's
 	slowDelay     = 50 * time.Millisecond
@@ -87,7 +88,7 @@ func (b *bench) quickly(records int64) int64 {
 	return records
 }
 
-// throughput measures the limit, ours, and ours with signing at one shape.
+// throughput measures the limit, ours, and ours with signing at one shape, with TLS at the first.
 func (b *bench) throughput(ctx context.Context, s shape) error {
 	s.records = b.quickly(s.records)
 	topic, err := b.preload(ctx, s.name, s.size, s.records, noise)
@@ -95,6 +96,9 @@ func (b *bench) throughput(ctx context.Context, s shape) error {
 		return err
 	}
 	contenders := []contender{limit, ours, oursSigned}
+	if s.name == shapes[0].name {
+		contenders = append(contenders, oursTLS)
+	}
 	err = b.interleave(ctx, s.name, contenders, func(c contender) (figures, error) {
 		return b.deliver(ctx, c, job{topic: topic, batch: s.batch, order: meter.Order{Expect: s.records}})
 	})
@@ -106,6 +110,7 @@ func (b *bench) throughput(ctx context.Context, s shape) error {
 	b.report.atLeast(s.name+" records per second, ours ÷ limit", median(ours, perSecond)/median(limit, perSecond), s.threshold, "")
 	if s.name == shapes[0].name {
 		b.signing(s.name, "as base64")
+		b.report.atMost(s.name+" as base64, CPU that TLS adds", median(oursTLS, cpuUs)-median(ours, cpuUs), maxTLSUs, "µs/record")
 	}
 	return nil
 }

@@ -29,6 +29,7 @@ const (
 	limit      contender = "limit"
 	ours       contender = "ours"
 	oursSigned contender = "ours, signed"
+	oursTLS    contender = "ours, TLS"
 )
 
 // subject is a contender's process while it is measured.
@@ -47,7 +48,7 @@ func (b *bench) start(ctx context.Context, c contender, topic string, batch int)
 	if c == limit {
 		return b.startLimit(ctx, topic, batch)
 	}
-	return b.startGateway(ctx, topic, batch, c == oursSigned)
+	return b.startGateway(ctx, topic, batch, c)
 }
 
 // pinned makes a command run on the subject's core, with as many Go threads.
@@ -74,7 +75,7 @@ type bare struct {
 
 func (b *bench) startLimit(ctx context.Context, topic string, batch int) (subject, error) {
 	cmd, err := pinned(exec.CommandContext(ctx, filepath.Join(b.bin, "limit"), "-brokers", b.brokers, "-topic", topic,
-		"-partitions", strconv.Itoa(partitions), "-batch", strconv.Itoa(batch), "-url", "http://"+b.receiver.address+"/limit"))
+		"-partitions", strconv.Itoa(partitions), "-batch", strconv.Itoa(batch), "-url", "http://"+b.receiver.listening.Address+"/limit"))
 	if err != nil {
 		return nil, err
 	}
@@ -124,6 +125,7 @@ type gateway struct {
 	admin   *kadm.Client
 	topic   string
 	url     string
+	ca      string // of the receiver; empty: the url is not https
 	batch   int
 	signed  bool
 	mallocs float64 // before begin
@@ -132,9 +134,13 @@ type gateway struct {
 // webhookID is the only webhook of a measured gateway.
 const webhookID = "bench"
 
-func (b *bench) startGateway(ctx context.Context, topic string, batch int, signed bool) (_ subject, err error) {
+func (b *bench) startGateway(ctx context.Context, topic string, batch int, c contender) (_ subject, err error) {
 	b.topics++
-	s := &gateway{admin: b.admin, topic: topic, url: "http://" + b.receiver.address + "/" + webhookID, batch: batch, signed: signed}
+	at := b.receiver.listening
+	s := &gateway{admin: b.admin, topic: topic, url: "http://" + at.Address + "/" + webhookID, batch: batch, signed: c == oursSigned}
+	if c == oursTLS {
+		s.url, s.ca = "https://"+at.Secure+"/"+webhookID, at.CA
+	}
 	if s.config, err = gatewaytest.ConfigFor(b.brokers, fmt.Sprintf("bench-registry-%d-%d", time.Now().Unix(), b.topics)); err != nil {
 		return nil, err
 	}
@@ -174,12 +180,16 @@ func (s *gateway) begin(ctx context.Context) (err error) {
 	if s.mallocs, err = s.allocated(ctx); err != nil {
 		return err
 	}
-	reply, err := s.config.API().Call(ctx, http.MethodPut, "/v1/webhooks/"+webhookID, map[string]any{
+	fields := map[string]any{
 		"url": s.url, "topics": []string{s.topic}, "group_id": s.group(), "start": "earliest",
 		"batch":   map[string]any{"max_records": s.batch, "max_bytes": maxBytes, "linger_ms": 0},
 		"fetch":   map[string]any{"prefetch_bytes": prefetchBytes},
 		"signing": map[string]any{"enabled": s.signed},
-	})
+	}
+	if s.ca != "" {
+		fields["tls"] = map[string]any{"ca": s.ca}
+	}
+	reply, err := s.config.API().Call(ctx, http.MethodPut, "/v1/webhooks/"+webhookID, fields)
 	if err == nil && reply.Status != http.StatusCreated {
 		err = fmt.Errorf("%d %s", reply.Status, reply.Body)
 	}

@@ -37,9 +37,16 @@ type Result struct {
 
 // Line is one line from the receiver: exactly one field is set.
 type Line struct {
-	Address string  `json:",omitempty"` // it listens, and is ready for orders
-	Ready   bool    `json:",omitempty"` // it has taken an order
-	Result  *Result `json:",omitempty"`
+	Listening *Listening `json:",omitempty"` // it is ready for orders
+	Ready     bool       `json:",omitempty"` // it has taken an order
+	Result    *Result    `json:",omitempty"`
+}
+
+// Listening is where the receiver listens.
+type Listening struct {
+	Address string // for http
+	Secure  string // for https
+	CA      string // who vouches for it there, in PEM
 }
 
 // Stamp begins a value that carries the time it was produced at: these bytes,

@@ -7,6 +7,7 @@ package main
 
 import (
 	"bufio"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -30,9 +31,19 @@ func run(in io.Reader, out io.Writer) error {
 		return err
 	}
 	defer listener.Close()
+	pair, ca, err := certificate()
+	if err != nil {
+		return err
+	}
+	secure, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{pair}})
+	if err != nil {
+		return err
+	}
+	defer secure.Close()
 	s := &sink{out: json.NewEncoder(out)}
 	go s.accept(listener)
-	s.say(meter.Line{Address: listener.Addr().String()})
+	go s.accept(secure)
+	s.say(meter.Line{Listening: &meter.Listening{Address: listener.Addr().String(), Secure: secure.Addr().String(), CA: ca}})
 	for lines := json.NewDecoder(bufio.NewReader(in)); ; {
 		var m meter.Message
 		if err := lines.Decode(&m); err == io.EOF {
