@@ -33,7 +33,7 @@ lint: ## gofmt, go vet, staticcheck
 	$(TOOL) staticcheck ./...
 
 unit: ## Unit and model tests and those on the embedded broker, with the race detector
-	$(GO) test -race $(PACKAGES)
+	$(GO) test -race -timeout 20m $(PACKAGES)
 
 suites: ## The suites on real Apache Kafka, with the gateway as a process of its own
 	$(GO) test -count=1 -timeout 15m -v $(SUITES)
