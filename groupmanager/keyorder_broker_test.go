@@ -214,6 +214,9 @@ func TestKeyOrderThroughputOverHTTP(t *testing.T) {
 	key := rate("key", len(keys))
 	ratio := key / partition
 	t.Logf("%.1f times the throughput", ratio)
+	if partition < 150 {
+		t.Skipf("the machine is too busy to tell: one delivery of 10 in 50 ms at a time is 200 records a second")
+	}
 	if ratio < 20 && !groupmanager.RaceDetector {
 		t.Errorf("%.1f times the throughput, want 20", ratio)
 	}
