@@ -58,14 +58,17 @@ func (d *dialer) dial(ctx context.Context, host string, port uint16, secure bool
 	}
 	config := d.tls.Clone()
 	config.ServerName = host
-	c := tls.Client(tcp, config)
+	under := &gathered{TCPConn: tcp}
+	c := tls.Client(under, config)
 	ctx, cancelHandshake := context.WithTimeout(ctx, d.handshake)
 	defer cancelHandshake()
 	if err := c.HandshakeContext(ctx); err != nil {
 		tcp.Close()
 		return nil, &tlsError{err}
 	}
-	return newWire(c, tcp), nil
+	w := newWire(c, tcp)
+	w.under = under
+	return w, nil
 }
 
 // tlsError is a handshake that failed, for whatever reason.

@@ -60,12 +60,13 @@ var (
 // for each connection, sorts and copies every header, and may still hold the
 // request when it has returned. Here the sender writes and reads by itself.
 type wire struct {
-	conn net.Conn // TCP, or TLS over it
-	tcp  *net.TCPConn
-	in   capped
-	r    *bufio.Reader
-	idle time.Time // since when nobody owns it
-	age  int       // that of the wires when it was dialled
+	conn  net.Conn // TCP, or TLS over it
+	tcp   *net.TCPConn
+	in    capped
+	r     *bufio.Reader
+	idle  time.Time // since when nobody owns it
+	under *gathered // between conn and tcp; nil without TLS
+	age   int       // that of the wires when it was dialled
 }
 
 func newWire(conn net.Conn, tcp *net.TCPConn) *wire {
@@ -117,11 +118,8 @@ func (w *wire) send(ctx context.Context, head, body []byte, deadline time.Time) 
 		return n > 0, err
 	}
 	if w.secure() {
-		n, err := w.conn.Write(head)
-		if err != nil {
-			return n > 0, err
-		}
-		return true, w.sendSecure(ctx, body, deadline)
+		err := w.sendSecure(ctx, head, body, deadline)
+		return w.under.sent, err
 	}
 	rest := net.Buffers{head, body}
 	for prompt := len(body) <= promptSize; ; {
@@ -146,13 +144,12 @@ func (w *wire) send(ctx context.Context, head, body []byte, deadline time.Time) 
 	}
 }
 
-// sendSecure writes a body over TLS, which cannot go on after a write that was cut
+// sendSecure writes a request over TLS, which cannot go on after a write that was cut
 // short to look for an answer. So when our patience is over somebody listens beside
 // the write, and has stopped when sendSecure returns.
-func (w *wire) sendSecure(ctx context.Context, body []byte, deadline time.Time) error {
+func (w *wire) sendSecure(ctx context.Context, head, body []byte, deadline time.Time) error {
 	if len(body) <= promptSize {
-		_, err := w.conn.Write(body)
-		return err
+		return w.writeSecure(head, body)
 	}
 	answered, stopped := false, make(chan struct{})
 	w.in.left = maxAnswerHeader
@@ -163,7 +160,7 @@ func (w *wire) sendSecure(ctx context.Context, body []byte, deadline time.Time) 
 			_ = w.conn.SetWriteDeadline(past)
 		}
 	})
-	_, err := w.conn.Write(body)
+	err := w.writeSecure(head, body)
 	if listening.Stop() {
 		return err
 	}
@@ -178,6 +175,16 @@ func (w *wire) sendSecure(ctx context.Context, body []byte, deadline time.Time) 
 	default:
 		return err
 	}
+}
+
+// writeSecure writes a request over TLS, in few calls into the kernel.
+func (w *wire) writeSecure(head, body []byte) error {
+	w.under.begin()
+	_, err := w.conn.Write(head)
+	if err == nil {
+		_, err = w.conn.Write(body)
+	}
+	return w.under.end(err)
 }
 
 // receive reads an answer up to its body; informational ones are passed over.
