@@ -200,7 +200,7 @@ func (c *circuit) judge(now time.Time, p *Pass, o Outcome) {
 	switch {
 	case !o.sick():
 		if p.retry {
-			c.credit = min(c.credit+1, creditMost)
+			c.giveBack(1)
 		}
 		if o == Healthy {
 			c.run = 0
@@ -216,6 +216,11 @@ func (c *circuit) judge(now time.Time, p *Pass, o Outcome) {
 			c.open(now)
 		}
 	}
+}
+
+// giveBack takes the credit back of so many retries of which nothing bad is known.
+func (c *circuit) giveBack(retries int) {
+	c.credit = min(c.credit+float64(retries), creditMost)
 }
 
 // failing tells whether the circuit has to open.

@@ -17,6 +17,7 @@ type Line struct {
 	// Under the pacer's lock.
 	inFlight int
 	bytes    int
+	retries  int    // of those in flight that took a credit
 	trying   []Pass // the probe, and what was let past the circuit
 }
 
@@ -59,8 +60,11 @@ func (l *Line) Enter(now time.Time, pass *Pass) bool {
 		p.leave(l)
 	}
 	p.circuit.enter(pass, k)
-	if k != plain {
+	switch {
+	case k != plain:
 		l.trying = append(l.trying, *pass)
+	case pass.retry:
+		l.retries++
 	}
 	p.inFlight++
 	l.inFlight++
@@ -93,8 +97,11 @@ func (l *Line) Exit(now time.Time, pass *Pass, e Ended) {
 	defer p.mu.Unlock()
 	l.inFlight--
 	l.bytes -= pass.bytes
-	if pass.kind != plain {
+	switch {
+	case pass.kind != plain:
 		l.trying = slices.DeleteFunc(l.trying, func(t Pass) bool { return t.id == pass.id })
+	case pass.retry:
+		l.retries--
 	}
 	p.exit(now, pass, e)
 }
@@ -148,8 +155,9 @@ func (l *Line) Close(now time.Time) {
 	for i := range l.trying {
 		p.circuit.exit(now, &l.trying[i], Unknown)
 	}
+	p.circuit.giveBack(l.retries)
 	p.land(l.inFlight, l.bytes)
-	l.inFlight, l.bytes, l.trying = 0, 0, nil
+	l.inFlight, l.bytes, l.retries, l.trying = 0, 0, 0, nil
 	p.leave(l)
 	p.wake()
 }

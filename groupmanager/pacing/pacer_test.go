@@ -378,3 +378,33 @@ func TestRetriesAtOnceAreWithinTheBudget(t *testing.T) {
 		t.Error("one that was given up has not given its credit back")
 	}
 }
+
+// A partition that ends with retries under way has their credit back: else those who
+// wait for a credit would wait for what nobody gives.
+func TestALineThatEndsGivesItsCreditBack(t *testing.T) {
+	p := New(Config{LineInFlight: creditMost, Random: half})
+	other := newLane(p)
+	var waiting Pass
+	other.Enter(epoch, &waiting)
+	other.Exit(epoch, &waiting, Ended{Outcome: Healthy})
+	ends := newLane(p)
+	passes := make([]Pass, creditMost)
+	for range 2 {
+		for n := range passes {
+			ends.Enter(epoch, &passes[n])
+		}
+		if p.circuit.credit == 0 {
+			break
+		}
+		for n := range passes {
+			ends.Exit(epoch, &passes[n], Ended{Outcome: Unknown})
+		}
+	}
+	if other.Enter(epoch, &waiting) {
+		t.Fatal("a retry goes without credit")
+	}
+	ends.Close(epoch)
+	if !other.nudged || !other.Enter(epoch, &waiting) {
+		t.Error("a retry still waits for one whose partition has ended")
+	}
+}
