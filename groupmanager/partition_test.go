@@ -405,18 +405,23 @@ func TestGoneKeepsWhatItsPolicyWouldGiveUp(t *testing.T) {
 // A policy of the deployment that refuses a receiver is no reason to give its records
 // up: a topic would be drained without one packet sent.
 func TestATargetThatIsDeniedGivesNoRecordsUp(t *testing.T) {
-	for _, policy := range []string{webhooks.OnExhaustedSkip, webhooks.OnExhaustedDeadLetter} {
-		t.Run(policy, func(t *testing.T) {
+	for _, test := range []struct{ policy, code string }{
+		{webhooks.OnExhaustedSkip, delivery.CodeAddressDenied},
+		{webhooks.OnExhaustedDeadLetter, delivery.CodeAddressDenied},
+		{webhooks.OnExhaustedSkip, delivery.CodeTokenDenied},
+		{webhooks.OnExhaustedDeadLetter, delivery.CodeTokenDenied},
+	} {
+		t.Run(test.policy+" "+test.code, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				var allowed atomic.Bool
 				r := newRig(t, func(ctx context.Context, q request) delivery.Result {
 					if allowed.Load() {
 						return acked(ctx, q)
 					}
-					return delivery.Result{Verdict: delivery.Failed, Code: delivery.CodeAddressDenied, At: time.Now()}
+					return delivery.Result{Verdict: delivery.Failed, Code: test.code, At: time.Now()}
 				}, func(w *webhooks.Webhook) {
 					topic := "dead"
-					w.OnExhausted, w.Retry.MaxAttempts, w.DeadLetter.Topic = policy, 1, &topic
+					w.OnExhausted, w.Retry.MaxAttempts, w.DeadLetter.Topic = test.policy, 1, &topic
 				})
 				r.queue.put(0)
 				r.start(t)

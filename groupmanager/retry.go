@@ -54,10 +54,11 @@ func (l *lane) retry(o *outgoing, r delivery.Result) {
 
 // aboutRecords tells whether a failure may be owed to the records of its delivery. That
 // the receiver has gone, was ourselves, or may not be dialled by the policy of the
-// deployment, is not: nobody has seen them, and they are kept however many attempts
-// there were.
+// deployment, it or who hands out its tokens, is not: nobody has seen them, and they are
+// kept however many attempts there were.
 func aboutRecords(r delivery.Result) bool {
-	return r.Verdict != delivery.Gone && r.Verdict != delivery.Looped && r.Code != delivery.CodeAddressDenied
+	return r.Verdict != delivery.Gone && r.Verdict != delivery.Looped &&
+		r.Code != delivery.CodeAddressDenied && r.Code != delivery.CodeTokenDenied
 }
 
 // levelOfAttempt keeps a sick receiver from flooding the log: the 1st, 2nd, 4th,
