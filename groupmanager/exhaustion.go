@@ -67,6 +67,7 @@ func (l *lane) delivered(records int) {
 	}
 	l.metrics.deliveredRecords(records)
 	l.bisector.succeeded()
+	l.grow()
 	if l.webhook.OnExhausted != webhooks.OnExhaustedBlock || l.webhook.OnUndecodable != webhooks.OnUndecodableBase64 {
 		l.governor.delivered(records, time.Now())
 	}

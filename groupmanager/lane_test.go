@@ -392,6 +392,49 @@ func TestACutIsNoFailedAttempt(t *testing.T) {
 	}
 }
 
+// Deliveries grow again after a 413 however their acks come.
+func TestDeliveriesGrowAgainAfterA413(t *testing.T) {
+	for _, test := range []struct {
+		claim  string
+		answer func(context.Context, request) delivery.Result
+		post   bool
+	}{
+		{"acked by their status", acked, false},
+		{"acked inline", func(context.Context, request) delivery.Result {
+			return delivery.Result{Verdict: delivery.Stated, Status: 200, Ack: &delivery.Ack{}}
+		}, false},
+		{"acked by POST /ack", received, true},
+	} {
+		t.Run(test.claim, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				r := newRig(t, func(ctx context.Context, q request) delivery.Result {
+					if q.first == 0 && q.last == 1 {
+						return delivery.Result{Verdict: delivery.TooLarge, Status: 413, Code: "http_413"}
+					}
+					return test.answer(ctx, q)
+				}, func(w *webhooks.Webhook) { w.Batch.MaxRecords = 2 })
+				r.start(t)
+				for n := int64(0); n < growAfter+10; n += 2 {
+					r.queue.put(n, n+1)
+					synctest.Wait()
+					for ; test.post && r.tenure.safe.Load() < n+2; synctest.Wait() {
+						at := r.tenure.safe.Load()
+						seen := r.receiver.seen()
+						last := seen[len(seen)-1].last
+						if back := r.tell(t, ask{statement: acker.Statement{First: at, Last: last, UpTo: last}}); back.err != nil {
+							t.Fatal(back.err)
+						}
+					}
+				}
+				seen := r.receiver.seen()
+				if q := seen[len(seen)-1]; q.first == q.last {
+					t.Errorf("after %d deliveries the last had one record, want two", len(seen))
+				}
+			})
+		})
+	}
+}
+
 func TestTheNextOwnerCountsNoCuts(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		limit := func(w *webhooks.Webhook) {
