@@ -67,6 +67,8 @@ type suspicion struct {
 	piece  bool // it came out of a cut: one failure is enough
 	blames int  // failures that may be owed to its records
 	since  int  // deliveries that had succeeded when that began
+
+	earlyBlames int // those of blames that were of attempts before the backoff was over
 }
 
 // newBisector is for deliveries of at most that many records.

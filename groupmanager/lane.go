@@ -97,7 +97,7 @@ type outgoing struct {
 	due      time.Time // of the next attempt
 	answered time.Time // when the response of a leased delivery was read
 	deadline time.Time // of the lease, or asked for by an extend before the response
-	cuts     int       // attempts that have led to a cut: none of them counts as failed
+	cuts     int       // attempts that do not count as failed: they have led to a cut, or were early before one
 	blocked  bool      // exhausted, and going on at the longest backoff
 	held     bool      // blocked because the governor does not let it be given up
 	exhaust  bool      // its next step is the dead letter topic

@@ -124,7 +124,15 @@ func (l *lane) mayGo(o *outgoing, now time.Time) bool {
 func (l *lane) leftPacer(o *outgoing, r delivery.Result) {
 	p := &o.paced
 	l.pace.line.Exit(time.Now(), &p.pass, healthOf(r))
-	if p.isEarly && !ails(r) {
+	if !ails(r) {
+		p.answered()
+	}
+}
+
+// answered tells that the receiver has spoken of the last attempt, which counts like any
+// other then, early or not.
+func (p *paced) answered() {
+	if p.isEarly {
 		p.isEarly = false
 		p.early--
 	}

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/kpush/kpush/acker"
 	"github.com/kpush/kpush/groupmanager/pacing"
 	"github.com/kpush/kpush/webhooks"
 	"github.com/kpush/kpush/webhooks/delivery"
@@ -268,4 +269,88 @@ func TestADegradedWebhookIsShownUnlessItFails(t *testing.T) {
 			t.Errorf("with %q and %q elsewhere it is %s for %v, want %s for %s", test.b, test.c, got.State, got.StateReason, test.state, test.want)
 		}
 	}
+}
+
+// What is left of a delivery that was cut, or acked in part, has as many attempts before
+// it as the whole had: the probes of an outage are not among those that count.
+func TestProbesUseNoAttemptsUpOfWhatIsCutLater(t *testing.T) {
+	for _, test := range []struct {
+		claim string
+		whole delivery.Result // the first answer after the outage
+	}{
+		{"too large", delivery.Result{Verdict: delivery.TooLarge, Status: 413, Code: "http_413"}},
+		{"searched for the bad record", delivery.Result{Status: 400, Code: "http_400"}},
+		{"acked in part", delivery.Result{Verdict: delivery.Stated, Status: 200, Ack: &delivery.Ack{
+			Outcome: "partial", Failures: []delivery.AckFailure{{Offset: 0, Action: "skip"}, {Offset: 1, Action: "retry"}, {Offset: 3, Action: "retry"}},
+		}}},
+	} {
+		t.Run(test.claim, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				const outage = time.Hour
+				began := time.Now()
+				failed := make(map[int64]bool)
+				r := newRig(t, func(ctx context.Context, q request) delivery.Result {
+					switch {
+					case time.Since(began) < outage:
+						return delivery.Result{Code: delivery.CodeConnectRefused}
+					case q.first == 0 && q.last == 3:
+						return test.whole
+					case !failed[q.first]:
+						failed[q.first] = true
+						return delivery.Result{Code: delivery.CodeConnectRefused}
+					}
+					return acked(ctx, q)
+				}, withLetters(webhooks.OnExhaustedDeadLetter), func(w *webhooks.Webhook) {
+					w.Batch.MaxRecords, w.Retry.MaxAttempts = 4, 20
+					w.Retry.InitialBackoffMs, w.Retry.Multiplier, w.Retry.MaxBackoffMs = 100, 10, 3_600_000
+				})
+				dead := &keep{}
+				r.lane.senders.dead = dead
+				r.queue.put(0, 1, 2, 3)
+				r.start(t)
+				time.Sleep(outage - time.Nanosecond)
+				synctest.Wait()
+				if n := len(r.receiver.seen()); n < 50 {
+					t.Fatalf("%d attempts in the outage, want more than max_attempts", n)
+				}
+				time.Sleep(24 * time.Hour)
+				r.wantSafe(t, 4)
+				if len(dead.offsets) > 0 {
+					t.Errorf("%v was given up, want nothing given up for what the outage has cost", dead.offsets)
+				}
+			})
+		})
+	}
+}
+
+// A nack counts as a failed attempt, even if the attempt is a probe and its own response
+// is still to come.
+func TestANackOfAProbeUnderWayCounts(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		began := time.Now()
+		r := newRig(t, func(ctx context.Context, q request) delivery.Result {
+			if time.Since(began) < time.Hour {
+				return delivery.Result{Code: delivery.CodeConnectRefused}
+			}
+			return hung(ctx, q)
+		}, func(w *webhooks.Webhook) {
+			w.Retry.InitialBackoffMs, w.Retry.Multiplier, w.Retry.MaxBackoffMs = 100, 10, 3_600_000
+		})
+		r.queue.put(0)
+		r.start(t)
+		time.Sleep(time.Hour + time.Minute)
+		synctest.Wait()
+		o := r.lane.open[0]
+		if !o.inFlight || !o.paced.isEarly {
+			t.Skip("by its jitter the backoff was over before the probe")
+		}
+		before := o.failures()
+		if back := r.tell(t, ask{statement: acker.Statement{Outcome: acker.Nack, First: 0, Last: 0}}); back.err != nil {
+			t.Fatal(back.err)
+		}
+		synctest.Wait()
+		if got := o.failures(); got != before+1 || !o.due.After(time.Now()) {
+			t.Errorf("%d failed attempts and the next at %v, want %d and a backoff", got, o.due, before+1)
+		}
+	})
 }

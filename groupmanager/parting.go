@@ -76,6 +76,7 @@ func (l *lane) part(o *outgoing, pieces []acker.Piece, a ask, now time.Time, sta
 	end := indexOf(o.batch, o.book.Last()+1)
 	acked := o.batch.Len() - end // of what is not o's any more
 	o.stale, o.exhaust, o.blocked, o.held = true, false, false, false
+	o.paced.answered()
 	var made []*outgoing
 	for _, p := range pieces {
 		piece := o
@@ -83,7 +84,7 @@ func (l *lane) part(o *outgoing, pieces []acker.Piece, a ask, now time.Time, sta
 		if p.Delivery != o.book {
 			acked -= p.Count
 			if p.Action != acker.Skip {
-				piece = &outgoing{book: p.Delivery, batch: records.Get(), cuts: o.cuts, paced: paced{held: o.paced.held}}
+				piece = &outgoing{book: p.Delivery, batch: records.Get(), cuts: o.cuts + o.paced.early, paced: paced{held: o.paced.held}}
 				o.batch.CopyTo(piece.batch, from, from+p.Count)
 				made = append(made, piece)
 			}

@@ -92,9 +92,10 @@ func (l *lane) halve(o *outgoing, r delivery.Result) {
 // again as it is, until there is room or it is the head.
 func (l *lane) divisible(o *outgoing) bool { return o.book == l.ledger.Head() || !l.ledger.Full() }
 
-// divide makes two deliveries of one, whose attempt does not count as a failed one.
+// divide makes two deliveries of one, whose attempt does not count as a failed one. Nor do
+// its early ones from then on.
 func (l *lane) divide(o *outgoing) *outgoing {
-	o.cuts++
+	o.cuts += 1 + o.paced.early
 	n := o.book.Records()
 	cut := o.first() + n/2
 	rest := records.Get()
@@ -118,11 +119,15 @@ func (l *lane) bisect(o *outgoing, r delivery.Result, exhausted bool) bool {
 		return false
 	}
 	n := o.book.Records()
+	blames := o.blames
 	cut, atOnce := l.bisector.cut(&o.suspicion, n, blameOf(r), exhausted)
+	if o.paced.isEarly {
+		o.earlyBlames += o.blames - blames
+	}
 	if !cut {
 		return false
 	}
-	o.cuts += o.blames - 1 // the last is divide's
+	o.cuts += o.blames - o.earlyBlames - 1 // the last, and the early ones, are divide's
 	o.suspicion = o.half()
 	half := l.divide(o)
 	o.due = time.Time{}

@@ -146,6 +146,7 @@ func (l *lane) touched(books []*acker.Delivery) []*outgoing {
 // counts as a failed attempt. With no delay asked for the usual backoff holds.
 func (l *lane) nacked(o *outgoing, now time.Time, delay time.Duration, status int) {
 	o.code, o.status = "nacked", status
+	o.paced.answered()
 	l.last = &AttemptError{Code: o.code, Status: status, At: now}
 	l.retry(o, delivery.Result{Verdict: delivery.Failed, At: now})
 	if delay > 0 && !o.exhaust && o.book.State() == acker.Nacked {
