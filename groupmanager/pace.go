@@ -147,9 +147,10 @@ func (p *paced) uncounted(underWay bool) int {
 }
 
 // giveWay leaves the queue if nothing wants to go any more: what waited was acked
-// meanwhile, or may not go for another reason.
+// meanwhile, or may not go for another reason. A full lane would not ask when its turn
+// has come, and those behind it would wait for its results.
 func (l *lane) giveWay() {
-	if !l.pace.asked {
+	if _, waits := l.pace.line.Waits(); waits && (!l.pace.asked || l.full()) {
 		l.pace.line.Withdraw()
 	}
 }

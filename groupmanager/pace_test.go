@@ -354,3 +354,33 @@ func TestANackOfAProbeUnderWayCounts(t *testing.T) {
 		}
 	})
 }
+
+// A partition that was first in the queue, and whose delivery was let past the circuit,
+// does not keep the probe from the others for as long as its receiver is silent.
+func TestWhoWasLetPastTheCircuitHoldsNobodyUp(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		bad := newRig(t, func(context.Context, request) delivery.Result {
+			return delivery.Result{Status: 503, Code: "http_503", RetryAfter: 5 * time.Second}
+		})
+		silent := newRig(t, hung)
+		p := sharePacer(bad, silent)
+		bad.queue.put(0)
+		bad.start(t)
+		silent.start(t)
+		for p.State() != pacing.Open {
+			time.Sleep(time.Millisecond)
+		}
+		silent.queue.put(0)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n := len(silent.receiver.seen()); n != 1 {
+			t.Fatalf("%d requests of the other partition, want one past the circuit", n)
+		}
+		before := len(bad.receiver.seen())
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if got := len(bad.receiver.seen()); got == before {
+			t.Error("no probe while the other partition's request is under way")
+		}
+	})
+}
