@@ -110,7 +110,7 @@ func listen(t testing.TB, serve func(conn net.Conn, n int)) string {
 	var (
 		serving sync.WaitGroup
 		mu      sync.Mutex
-		conns   []net.Conn
+		conns   = map[net.Conn]bool{} // those being served
 	)
 	serving.Go(func() {
 		for n := 0; ; n++ {
@@ -119,18 +119,21 @@ func listen(t testing.TB, serve func(conn net.Conn, n int)) string {
 				return
 			}
 			mu.Lock()
-			conns = append(conns, conn)
+			conns[conn] = true
 			mu.Unlock()
 			serving.Go(func() {
-				defer conn.Close()
 				serve(conn, n)
+				mu.Lock()
+				delete(conns, conn) // which is how a thousand leave nothing behind here
+				mu.Unlock()
+				conn.Close()
 			})
 		}
 	})
 	t.Cleanup(func() {
 		l.Close()
 		mu.Lock()
-		for _, conn := range conns {
+		for conn := range conns {
 			conn.Close()
 		}
 		mu.Unlock()
