@@ -32,6 +32,7 @@ var shapes = []shape{
 // The other cases.
 const (
 	caseJSON    = "json"
+	caseLimits  = "limits"
 	caseLatency = "latency"
 	caseSlow    = "slow"
 	caseBacklog = "backlog"
@@ -40,11 +41,14 @@ const (
 const (
 	maxSigningUs  = 1.0                  // CPU per record that signing may add, at the first shape
 	maxTLSUs      = 0.7                  // and TLS, without signing
+	maxProtection = 3.0                  // percent of the CPU that guard and limiter may take
+	limitsProfile = 10 * time.Second     // of the profile that tells
 	latencyRate   = 2000                 // records per second
 	maxExtraP99   = 5 * time.Millisecond // over the limit's
 	slowDelay     = 50 * time.Millisecond
 	minGoodput    = 0.97 // of partitions × batch ÷ measured receiver time
 	maxRSSOver    = 1.25 // of base + configured budgets
+	limitsRecords = 400_000
 	backlogBytes  = 1 << 30
 	backlogSample = 15 * time.Second
 )
@@ -54,7 +58,7 @@ func caseNames() []string {
 	for _, s := range shapes {
 		names = append(names, s.name)
 	}
-	return append(names, caseJSON, caseLatency, caseSlow, caseBacklog)
+	return append(names, caseJSON, caseLimits, caseLatency, caseSlow, caseBacklog)
 }
 
 // runAll runs the cases that were asked for.
@@ -70,7 +74,7 @@ func (b *bench) runAll(ctx context.Context) error {
 	for _, c := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{caseJSON, b.json}, {caseLatency, b.latency}, {caseSlow, b.slow}, {caseBacklog, b.backlog}} {
+	}{{caseJSON, b.json}, {caseLimits, b.limits}, {caseLatency, b.latency}, {caseSlow, b.slow}, {caseBacklog, b.backlog}} {
 		if wanted(c.name) {
 			if err := c.run(ctx); err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
@@ -131,6 +135,27 @@ func (b *bench) json(ctx context.Context) error {
 		return err
 	}
 	b.signing(caseJSON, "as JSON")
+	return nil
+}
+
+// limits measures which part of the CPU goes to the guard and to the limiter, where
+// they are asked most: with limits of every kind, for each single record.
+func (b *bench) limits(ctx context.Context) error {
+	s := shapes[2]
+	topic, err := b.preload(ctx, caseLimits, s.size, b.quickly(limitsRecords), noise)
+	if err != nil {
+		return err
+	}
+	f, err := b.deliver(ctx, oursPaced, job{
+		topic: topic, batch: s.batch, profile: limitsProfile, order: meter.Order{Expect: b.quickly(limitsRecords)},
+	})
+	if err != nil {
+		return err
+	}
+	b.progress(caseLimits, 1, oursPaced, f)
+	b.report.expect(caseLimits, oursPaced)
+	b.report.add(caseLimits, oursPaced, f)
+	b.report.atMost(s.name+", CPU that guard and limiter take", f[protected], maxProtection, "%")
 	return nil
 }
 

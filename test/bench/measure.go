@@ -29,6 +29,7 @@ const (
 	p99Ms      figure = "p99_ms"
 	handlingMs figure = "receiver_ms"
 	goodput    figure = "goodput"
+	protected  figure = "protection_percent" // of the CPU: the guard and the limiter
 )
 
 // job is what a contender has to do.
@@ -38,6 +39,7 @@ type job struct {
 	order   meter.Order   // without Pid and Partitions
 	paced   bool          // the records are produced while they are delivered
 	relieve time.Duration // after this long the memory is read and the receiver answers at once; 0: never
+	profile time.Duration // how long the CPU is profiled from the beginning; 0: not at all
 }
 
 // runPatience bounds one run of one contender.
@@ -68,6 +70,13 @@ func (b *bench) deliver(ctx context.Context, c contender, j job) (_ figures, err
 		work.Go(func() error { return b.pace(ctx, j.topic, j.order.Expect) })
 	}
 	f := figures{}
+	var share float64
+	if g, ok := s.(*gateway); ok && j.profile > 0 {
+		work.Go(func() (err error) {
+			share, err = g.profile(ctx, j.profile, protection)
+			return err
+		})
+	}
 	if j.relieve > 0 {
 		if err := b.relieve(ctx, s, j.relieve, f); err != nil {
 			return nil, err
@@ -96,6 +105,9 @@ func (b *bench) deliver(ctx context.Context, c contender, j job) (_ figures, err
 		return nil, err
 	}
 	f.from(result, mallocs)
+	if j.profile > 0 {
+		f[protected] = share
+	}
 	return f, nil
 }
 

@@ -30,6 +30,7 @@ const (
 	ours       contender = "ours"
 	oursSigned contender = "ours, signed"
 	oursTLS    contender = "ours, TLS"
+	oursPaced  contender = "ours, limited" // with limits that it does not reach
 )
 
 // subject is a contender's process while it is measured.
@@ -128,6 +129,7 @@ type gateway struct {
 	ca      string // of the receiver; empty: the url is not https
 	batch   int
 	signed  bool
+	paced   bool
 	mallocs float64 // before begin
 }
 
@@ -137,7 +139,7 @@ const webhookID = "bench"
 func (b *bench) startGateway(ctx context.Context, topic string, batch int, c contender) (_ subject, err error) {
 	b.topics++
 	at := b.receiver.listening
-	s := &gateway{admin: b.admin, topic: topic, url: "http://" + at.Address + "/" + webhookID, batch: batch, signed: c == oursSigned}
+	s := &gateway{admin: b.admin, topic: topic, url: "http://" + at.Address + "/" + webhookID, batch: batch, signed: c == oursSigned, paced: c == oursPaced}
 	if c == oursTLS {
 		s.url, s.ca = "https://"+at.Secure+"/"+webhookID, at.CA
 	}
@@ -189,6 +191,9 @@ func (s *gateway) begin(ctx context.Context) (err error) {
 	if s.ca != "" {
 		fields["tls"] = map[string]any{"ca": s.ca}
 	}
+	if s.paced {
+		fields["limits"] = map[string]any{"records_per_second": unreached, "requests_per_second": unreached, "bytes_per_second": unreached}
+	}
 	reply, err := s.config.API().Call(ctx, http.MethodPut, "/v1/webhooks/"+webhookID, fields)
 	if err == nil && reply.Status != http.StatusCreated {
 		err = fmt.Errorf("%d %s", reply.Status, reply.Body)
@@ -198,6 +203,9 @@ func (s *gateway) begin(ctx context.Context) (err error) {
 	}
 	return nil
 }
+
+// unreached is a limit that no machine comes to.
+const unreached = 1_000_000_000_000
 
 // group is new for each process, so that each reads the topic from its beginning.
 func (s *gateway) group() string { return filepath.Base(s.folder) }
