@@ -17,6 +17,10 @@ SEED     ?=
 # systems like this one. K9 is looked for where protocol errors can be injected.
 FAULTS_CI = ^Test(M1|M2|M5|M6|K2|K9|P1|H14|H15)_
 
+# The tests that measure what the race detector changes: memory, allocations, and how
+# many interleavings there is time for.
+UNRACED = LeaveNothingBehind$$|AllocatesNothing$$|^TestM14_
+
 .PHONY: help build test lint unit suites faults faults-ci soak bench fuzz generate
 
 help: ## What can be made
@@ -34,6 +38,7 @@ lint: ## gofmt, go vet, staticcheck
 
 unit: ## Unit and model tests and those on the embedded broker, with the race detector
 	$(GO) test -race -timeout 20m $(PACKAGES)
+	$(GO) test -run '$(UNRACED)' ./webhooks/delivery ./groupmanager
 
 suites: ## The suites on real Apache Kafka, with the gateway as a process of its own
 	$(GO) test -count=1 -timeout 15m -v $(SUITES)
