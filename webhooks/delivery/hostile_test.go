@@ -148,6 +148,34 @@ func TestT3_ASlowReader(t *testing.T) {
 	}
 }
 
+// TestT3_ASlowReaderOverTLS: TLS has to say good-bye, which a receiver that does not
+// read must not hold up, neither after a deadline nor after an early answer.
+func TestT3_ASlowReaderOverTLS(t *testing.T) {
+	for _, test := range []struct {
+		answer  string
+		limit   time.Duration
+		verdict Verdict
+		status  int
+		code    string
+	}{
+		{"", shortAttempt, Failed, 0, CodeTimeout},
+		{"HTTP/1.1 413 X\r\nContent-Length: 0\r\n\r\n", time.Minute, TooLarge, 413, "http_413"},
+	} {
+		url, d := listenTLS(t, func(conn net.Conn, _ int) {
+			conn.Read(make([]byte, 1))
+			io.WriteString(conn, test.answer)
+			<-t.Context().Done()
+		})
+		d.guard = testGuard(egress.Options{Control: shortBuffer})
+		c := dialingClient(t, d, url, timeout(test.limit))
+		res := c.Send(t.Context(), testMessage(t, c, 10, 100_000), testAttempt(1))
+		expect(t, res, test.verdict, test.status, test.code)
+		if res.Took > shortAttempt+2*time.Second {
+			t.Errorf("answered %q the attempt took %v", test.answer, res.Took)
+		}
+	}
+}
+
 func TestT4_HeadersThatTrickle(t *testing.T) {
 	checkAttempt(t, trickle("HTTP/1.1 200 OK\r\nX-A: "), Failed, 0, CodeTimeout)
 	checkAttempt(t, trickle(""), Failed, 0, CodeTimeout)

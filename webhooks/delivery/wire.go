@@ -65,6 +65,7 @@ type wire struct {
 	in    capped
 	r     *bufio.Reader
 	idle  time.Time // since when nobody owns it
+	heard bool      // the request sent last was written whole, and answered
 	under *gathered // between conn and tcp; nil without TLS
 	age   int       // that of the wires when it was dialled
 }
@@ -219,9 +220,11 @@ func (w *wire) exchange(ctx context.Context, head, body []byte, deadline time.Ti
 	if err := ctx.Err(); err != nil {
 		return nil, false, err
 	}
+	w.heard = false
 	written, err = w.send(ctx, head, body, deadline)
 	if err == nil {
 		resp, err = w.receive()
+		w.heard = err == nil
 		return resp, true, err
 	}
 	if !written || ctx.Err() != nil || !time.Now().Before(deadline) {
@@ -299,7 +302,15 @@ func (w *wire) peek() (n int, err error) {
 	return n, errors.Join(err, ctl)
 }
 
-func (w *wire) close() { _ = w.conn.Close() }
+// close closes the connection. TLS says good-bye first, for which it waits up to 5 s
+// when the receiver does not read; so that is left out unless it has read and answered.
+func (w *wire) close() {
+	if w.heard {
+		_ = w.conn.Close()
+	} else {
+		_ = w.tcp.Close()
+	}
+}
 
 // wires are the connections to one receiver that nobody owns at the moment.
 // Safe for concurrent use.
