@@ -60,10 +60,10 @@ func configCommand(environ []string) *cobra.Command {
 }
 
 // masked stands where a secret is set.
-const masked = "********"
+const masked = webhooks.Mask
 
-// sensitive matches names whose values do not belong on a screen: librdkafka
-// properties and headers of requests.
+// sensitive matches the names of librdkafka properties whose values do not belong on
+// a screen.
 var sensitive = regexp.MustCompile(`(?i)password|secret|token|credential|authorization|cookie|api-?key|jaas|oauthbearer\.config|\.pem$`)
 
 // printConfig writes c as a configuration file that means the same, secrets aside.
@@ -127,8 +127,7 @@ var serverSet = []string{"tenant", "state", "state_reason", "created_at", "updat
 func printableWebhooks(declared []webhooks.Webhook) (*yaml.Node, error) {
 	list := &yaml.Node{Kind: yaml.SequenceNode}
 	for _, w := range declared {
-		w.Request.Headers = maskValues(w.Request.Headers)
-		data, err := json.Marshal(w)
+		data, err := json.Marshal(w.Masked())
 		if err != nil {
 			return nil, fmt.Errorf("printing webhook %s: %w", w.ID, err)
 		}

@@ -359,6 +359,27 @@ webhooks:
       headers: {authorization: Bearer hunter2, x-env: prod}
 `
 
+// TestPrintMasksAllCredentialsOfWebhooks: what answers of the API mask is masked.
+func TestPrintMasksAllCredentialsOfWebhooks(t *testing.T) {
+	const head = "webhooks:\n  - id: orders\n    url: https://billing.example.com/hooks\n    topics: [orders]\n    auth: "
+	for _, auth := range []string{
+		"{type: bearer, token: hunter2}", "{type: basic, username: kpush, password: hunter2}", "{type: header, name: x-env, value: hunter2}",
+		"{type: oauth2, token_url: https://id.example.com/token, client_id: kpush, client_secret: hunter2}",
+	} {
+		c, err := load(t, nil, "-c", write(t, "kpush.yaml", head+auth+"\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		if err := printConfig(&out, c); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(out.String(), "hunter2") || !strings.Contains(out.String(), masked) {
+			t.Errorf("of %s is printed:\n%s", auth, &out)
+		}
+	}
+}
+
 func TestPrintMasksSecrets(t *testing.T) {
 	c, err := load(t, nil, "-c", write(t, "kpush.yaml", printed))
 	if err != nil {
