@@ -39,8 +39,9 @@ type Record struct {
 	// Kafka, but for space around a value that is JSON.
 	Value []byte
 
-	// Headers are in Kafka's order; names may repeat. In the formats "raw" and
-	// "cloudevents-batch" they are those of format.headers, by the names they came by.
+	// Headers are in Kafka's order; names may repeat. In the format "raw" they are
+	// those of format.headers, their names in lower case, each name's in order. In
+	// "cloudevents-batch" there are none: they are extensions of Event.
 	Headers []Header
 
 	// Event is the whole event in JSON, for a library of CloudEvents, where the format

@@ -144,8 +144,8 @@ func readLines(body []byte, strings bool) ([]Record, error) {
 type event struct {
 	Offset          string          `json:"kafkaoffset"`
 	Time            string          `json:"time"`
-	Key             *string         `json:"partitionkey"`
-	KeyBase64       []byte          `json:"partitionkeybase64"`
+	Key             json.RawMessage `json:"partitionkey"`       // in a producer's own event maybe no text
+	KeyBase64       json.RawMessage `json:"partitionkeybase64"` // there maybe anything
 	DataContentType string          `json:"datacontenttype"`
 	Data            json.RawMessage `json:"data"`
 	DataBase64      []byte          `json:"data_base64"`
@@ -181,12 +181,9 @@ func (e *event) record() (r Record, err error) {
 	if at, err := time.Parse(time.RFC3339, e.Time); err == nil {
 		r.Timestamp = at.UTC()
 	}
-	r.Key = e.KeyBase64
-	if e.Key != nil {
-		r.Key = []byte(*e.Key)
-	}
+	r.Key = e.key()
 	contentType, _, _ := strings.Cut(e.DataContentType, ";")
-	switch {
+	switch contentType = strings.TrimSpace(contentType); {
 	case e.DataBase64 != nil:
 		r.Value = e.DataBase64
 	case e.Data == nil:
@@ -196,6 +193,21 @@ func (e *event) record() (r Record, err error) {
 		r.Value, err = text(e.Data, nil)
 	}
 	return r, err
+}
+
+// key is a record's key as far as the event tells one: numbers and truth values, which
+// an attribute may be, as they are written.
+func (e *event) key() (key []byte) {
+	var text string
+	switch {
+	case e.Key != nil && json.Unmarshal(e.Key, &text) == nil:
+		return []byte(text)
+	case e.Key != nil:
+		return e.Key
+	case json.Unmarshal(e.KeyBase64, &key) == nil:
+		return key
+	}
+	return nil
 }
 
 func readRaw(h http.Header, body []byte) ([]Record, error) {

@@ -183,6 +183,30 @@ func TestEventsThatPassThroughAreWhole(t *testing.T) {
 	}
 }
 
+// TestOddEventsAreRead: whatever a producer writes that is CloudEvents, and so passes
+// through, is read; to refuse it would be to be sent it for ever.
+func TestOddEventsAreRead(t *testing.T) {
+	const structured = `{"specversion":"1.0","id":"a","source":"/s","type":"t",`
+	for _, test := range []struct {
+		contentType, value string
+		key, want          string
+	}{
+		{"application/json ; charset=utf-8", `{"total":3}`, "k", `{"total":3}`},
+		{"application/cloudevents+json", structured + `"partitionkey":7,"data":{"total":3}}`, "7", `{"total":3}`},
+		{"application/cloudevents+json", structured + `"partitionkey":true,"data":1}`, "true", `1`},
+		{"application/cloudevents+json", structured + `"partitionkeybase64":"no base64","data":1}`, "", `1`},
+		{"application/cloudevents+json", structured + `"partitionkeybase64":7,"data":1}`, "", `1`},
+	} {
+		b := new(records.Batch)
+		b.Append(records.Record{Offset: 7, Timestamp: 5}, []byte("k"), []byte(test.value))
+		b.AppendHeader([]byte("content-type"), []byte(test.contentType))
+		got, _ := delivered(t, b, formatted("cloudevents-batch", "identity", "auto"))
+		if len(got) != 1 || string(got[0].Value) != test.want || string(got[0].Key) != test.key {
+			t.Errorf("%s of %s: got %+v", test.value, test.contentType, got)
+		}
+	}
+}
+
 // post signs a body and sends it with more of a header.
 func post(t *testing.T, h *receiver.Handler, body []byte, header map[string]string) (status int, reported error) {
 	t.Helper()
