@@ -132,6 +132,7 @@ func TestG9_PublicKeysAreServed(t *testing.T) {
 	s, g := newServer(t)
 	get := func(header map[string]string) *http.Response {
 		t.Helper()
+		s.keySet.until = time.Time{}
 		return exchange{method: "GET", path: "/.well-known/jwks.json", header: header, anonymous: true}.do(t, s)
 	}
 	if empty := into[api.JWKS](t, get(nil), 200); empty.Keys == nil || len(empty.Keys) != 0 {
@@ -164,4 +165,27 @@ func TestG9_PublicKeysAreServed(t *testing.T) {
 	}
 	g.err = webhooks.ErrUnavailable
 	wantProblem(t, get(nil), 503, api.ErrorCodeUnavailable)
+}
+
+// TestPublicKeysCostLittle: anybody may ask for them, as often as he likes.
+func TestPublicKeysCostLittle(t *testing.T) {
+	s, g := newServer(t)
+	exchange{method: "PUT", path: "/v1/webhooks/a", body: signedBoth}.do(t, s)
+	began := time.Now()
+	for range 100 {
+		answer := exchange{method: "GET", path: "/.well-known/jwks.json", anonymous: true}.do(t, s)
+		if set := into[api.JWKS](t, answer, 200); len(set.Keys) != 1 {
+			t.Fatalf("%v, want one key", set.Keys)
+		}
+	}
+	if most := 1 + int(time.Since(began)/time.Second); g.keyReads > most {
+		t.Errorf("the keys were read %d times for 100 requests, want %d at most", g.keyReads, most)
+	}
+	s.keySet.until = time.Now().Add(-time.Nanosecond)
+	g.err = webhooks.ErrUnavailable
+	for range 2 {
+		wantProblem(t, exchange{method: "GET", path: "/.well-known/jwks.json", anonymous: true}.do(t, s), 503, api.ErrorCodeUnavailable)
+	}
+	g.err = nil
+	into[api.JWKS](t, exchange{method: "GET", path: "/.well-known/jwks.json", anonymous: true}.do(t, s), 200)
 }

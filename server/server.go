@@ -72,6 +72,7 @@ type Server struct {
 	gateway        Gateway
 	admin          credential
 	strangers      *strangers
+	keySet         keySet
 	version        version.Info
 	logger         *slog.Logger
 	tracers        trace.TracerProvider

@@ -53,6 +53,7 @@ type fakeGateway struct {
 	acks   []groupmanager.AckRequest // in the order in which they came
 
 	rotations      []webhooks.Rotation
+	keyReads       int // calls of PublicKeys
 	deletedOffsets bool
 	beforePut      func() // called without the lock
 }
@@ -171,6 +172,7 @@ func (g *fakeGateway) RotateSecret(_ context.Context, tenant, id string, r webho
 func (g *fakeGateway) PublicKeys() ([]webhooks.PublicKey, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.keyReads++
 	var keys []webhooks.PublicKey
 	for _, e := range g.entries {
 		keys = append(keys, e.PublicKeys(time.Now())...)
