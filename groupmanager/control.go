@@ -40,7 +40,15 @@ func (m *Manager) Create(ctx context.Context, w webhooks.Webhook) (webhooks.Entr
 	if err := w.Admit(m.cfg.Guard); err != nil {
 		return webhooks.Entry{}, err
 	}
-	c, err := lead(ctx, m, operationCreate, w, func(ctx context.Context) (change, error) { return m.create(ctx, w) })
+	in, operation := createRequest{}, operationCreate
+	var err error
+	if in.Webhook, in.Credentials, err = w.SealCall(m.cfg.Keys); err != nil {
+		return webhooks.Entry{}, err
+	}
+	if in.Credentials != nil {
+		operation = operationCreateSealed
+	}
+	c, err := lead(ctx, m, operation, in, func(ctx context.Context) (change, error) { return m.create(ctx, w) })
 	if err != nil {
 		return webhooks.Entry{}, err
 	}
@@ -160,7 +168,14 @@ func (m *Manager) Put(ctx context.Context, w webhooks.Webhook, ifMatch *int64) (
 	if err := w.Admit(m.cfg.Guard); err != nil {
 		return webhooks.Entry{}, false, err
 	}
-	c, err := lead(ctx, m, operationPut, putRequest{w, ifMatch}, func(ctx context.Context) (change, error) { return m.put(ctx, w, ifMatch) })
+	in, operation := putRequest{IfMatch: ifMatch}, operationPut
+	if in.Webhook, in.Credentials, err = w.SealCall(m.cfg.Keys); err != nil {
+		return webhooks.Entry{}, false, err
+	}
+	if in.Credentials != nil {
+		operation = operationPutSealed
+	}
+	c, err := lead(ctx, m, operation, in, func(ctx context.Context) (change, error) { return m.put(ctx, w, ifMatch) })
 	if err != nil {
 		return webhooks.Entry{}, false, err
 	}

@@ -13,7 +13,7 @@ import (
 const (
 	// Asked of the leader. Besides their own errors they are refused with
 	// webhooks.ErrNotLeader by a replica that does not lead.
-	operationCreate  = "create"  // webhooks.Webhook → change
+	operationCreate  = "create"  // createRequest → change
 	operationPut     = "put"     // putRequest → change
 	operationDelete  = "delete"  // deleteRequest → change
 	operationPause   = "pause"   // webhookTarget → change
@@ -21,6 +21,10 @@ const (
 	operationDisable = "disable" // disableRequest → change
 	operationOffsets = "offsets" // offsetsRequest → []SeekMove
 	operationRotate  = "rotate"  // rotateRequest → change
+
+	// The same with credentials, for which a former build would take their masks.
+	operationCreateSealed = "create_sealed"
+	operationPutSealed    = "put_sealed"
 
 	// Asked of every other replica.
 	operationQuiesce    = "quiesce"    // quiesceRequest → nothing: see Manager.quiesce
@@ -42,9 +46,17 @@ type webhookTarget struct {
 
 func (t webhookTarget) key() webhookKey { return webhookKey{t.Tenant, t.ID} }
 
+// createRequest carries the webhook's credentials sealed (webhooks.Webhook.SealCall).
+type createRequest struct {
+	webhooks.Webhook
+	Credentials []byte `json:"sealed_credentials,omitempty"`
+}
+
+// putRequest carries them in the same way.
 type putRequest struct {
-	Webhook webhooks.Webhook `json:"webhook"`
-	IfMatch *int64           `json:"if_match"`
+	Webhook     webhooks.Webhook `json:"webhook"`
+	Credentials []byte           `json:"sealed_credentials,omitempty"`
+	IfMatch     *int64           `json:"if_match"`
 }
 
 type deleteRequest struct {
@@ -72,8 +84,17 @@ type offsetsRequest struct {
 
 // handle says what this replica does for others.
 func (m *Manager) handle(peers Peers) {
-	register(peers, operationCreate, m.create)
-	register(peers, operationPut, func(ctx context.Context, r putRequest) (change, error) { return m.put(ctx, r.Webhook, r.IfMatch) })
+	for _, operation := range []string{operationCreate, operationCreateSealed} {
+		register(peers, operation, func(ctx context.Context, r createRequest) (change, error) {
+			return m.opened(ctx, r.Webhook, r.Credentials, m.create)
+		})
+	}
+	for _, operation := range []string{operationPut, operationPutSealed} {
+		register(peers, operation, func(ctx context.Context, r putRequest) (change, error) {
+			put := func(ctx context.Context, w webhooks.Webhook) (change, error) { return m.put(ctx, w, r.IfMatch) }
+			return m.opened(ctx, r.Webhook, r.Credentials, put)
+		})
+	}
 	register(peers, operationDelete, m.remove)
 	register(peers, operationPause, m.pause)
 	register(peers, operationResume, m.resume)
@@ -91,6 +112,14 @@ func (m *Manager) handle(peers Peers) {
 	register(peers, operationFailures, func(context.Context, struct{}) (failures, error) { return m.ownFailures(), nil })
 	register(peers, operationAck, m.ackHeld)
 	register(peers, operationRefuse, m.ackHeld)
+}
+
+// opened does something with a webhook whose credentials have come sealed, if it has any.
+func (m *Manager) opened(ctx context.Context, w webhooks.Webhook, sealed []byte, do func(context.Context, webhooks.Webhook) (change, error)) (change, error) {
+	if err := w.OpenCall(m.cfg.Keys, sealed); err != nil {
+		return change{}, unavailable(err) // the two replicas have no key in common
+	}
+	return do(ctx, w)
 }
 
 // register handles an operation with its input decoded and its errors in the words

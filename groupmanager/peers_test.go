@@ -17,6 +17,7 @@ import (
 
 	"github.com/kpush/kpush/replica"
 	"github.com/kpush/kpush/webhooks"
+	"github.com/kpush/kpush/webhooks/egress"
 )
 
 // network joins replicas in one process: each call of an operation is a call of the
@@ -117,6 +118,64 @@ func (s *seat) Call(ctx context.Context, to replica.Peer, operation string, in, 
 		return err
 	}
 	return json.Unmarshal(answer, out)
+}
+
+// TestCredentialsGoToTheLeaderSealed: calls between replicas are not encrypted.
+func TestCredentialsGoToTheLeaderSealed(t *testing.T) {
+	keys, err := webhooks.NewKeys("MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const plain = `{"url": "https://billing.example.com/hooks", "topics": ["orders"]`
+	for body, sealed := range map[string]bool{
+		plain + `}`: false,
+		plain + `, "auth": {"type": "bearer", "token": "hunter2"}, "request": {"headers": {"X-Api-Key": "hunter2"}}}`: true,
+	} {
+		w, err := webhooks.Decode([]byte(body), "billing")
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := newNetwork("b", "a", "b")
+		m := &Manager{shared: &shared{cfg: Config{Keys: keys, Guard: egress.New(egress.Policy{}, egress.Options{})}}, peers: n.seats["a"]}
+		there := &Manager{shared: m.shared}
+		var got []webhooks.Webhook
+		take := func(_ context.Context, w webhooks.Webhook) (change, error) {
+			got = append(got, w)
+			return change{}, webhooks.ErrExists
+		}
+		for _, operation := range []string{operationCreate, operationCreateSealed} {
+			register(n.seats["b"], operation, func(ctx context.Context, r createRequest) (change, error) {
+				return there.opened(ctx, r.Webhook, r.Credentials, take)
+			})
+		}
+		for _, operation := range []string{operationPut, operationPutSealed} {
+			register(n.seats["b"], operation, func(ctx context.Context, r putRequest) (change, error) {
+				return there.opened(ctx, r.Webhook, r.Credentials, take)
+			})
+		}
+		var said []string
+		for operation, do := range n.seats["b"].handlers {
+			n.seats["b"].handlers[operation] = func(ctx context.Context, in []byte) (any, error) {
+				said = append(said, string(in))
+				return do(ctx, in)
+			}
+		}
+		_, created := m.Create(t.Context(), w)
+		_, _, put := m.Put(t.Context(), w, nil)
+		if !errors.Is(created, webhooks.ErrExists) || !errors.Is(put, webhooks.ErrExists) || cmp.Diff([]webhooks.Webhook{w, w}, got) != "" {
+			t.Errorf("%s: %v, %v and to the leader %+v", body, created, put, got)
+		}
+		if text := strings.Join(said, ""); strings.Contains(text, "hunter2") {
+			t.Errorf("said to the leader: %s", text)
+		}
+		want := []string{operationCreate + " at b", operationPut + " at b"}
+		if sealed { // which a former build would not open
+			want = []string{operationCreateSealed + " at b", operationPutSealed + " at b"}
+		}
+		if diff := cmp.Diff(want, n.calls); diff != "" {
+			t.Errorf("%s: calls (-want +got):\n%s", body, diff)
+		}
+	}
 }
 
 func TestErrorsComeBackFromAnotherReplicaAsTheyWere(t *testing.T) {
