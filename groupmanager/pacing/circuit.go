@@ -261,5 +261,5 @@ func (c *circuit) pause(now time.Time) time.Duration {
 }
 
 func (c *circuit) jittered(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * (1 - pauseJitter + 2*pauseJitter*c.random()))
+	return min(time.Duration(float64(d)*(1-pauseJitter+2*pauseJitter*c.random())), c.most)
 }

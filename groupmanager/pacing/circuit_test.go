@@ -112,6 +112,11 @@ func TestPausesAreNoLongerThanTheWebhooksBackoff(t *testing.T) {
 	if got := c.next.Sub(now); got > 200*time.Millisecond {
 		t.Errorf("probe after %v, want within retry.max_backoff_ms", got)
 	}
+	c.random = func() float64 { return 0.999 }
+	attempt(&c, c.next, new(Pass), Sick)
+	if got := c.jittered(c.pause(c.next)); got > 200*time.Millisecond {
+		t.Errorf("probe after %v by its jitter, want within retry.max_backoff_ms", got)
+	}
 }
 
 func TestWhatBeganBeforeTheCircuitOpenedSaysNothing(t *testing.T) {

@@ -30,7 +30,7 @@
 //     has all of its retries, one that fails two of three does not.
 //
 // Open, nothing goes until a pause is over: 1, 2, 4, 5 s, then a twelfth of the outage, at
-// most 30 s, or the webhook's longest backoff if that is less; and all of it ± a quarter.
+// most 30 s, or the webhook's longest backoff if that is less; and within that ± a quarter.
 // Then one attempt goes, the probe, and no other before it has ended. What was begun
 // before the circuit opened says nothing about it any more.
 //
