@@ -96,7 +96,8 @@ func (l *lane) deadLettered(o *outgoing, err error) {
 		return
 	}
 	if err != nil {
-		wait := delivery.Backoff(l.webhook.Retry, o.failures(), 0, rand.Float64())
+		o.misses++
+		wait := delivery.Backoff(l.webhook.Retry, o.misses, 0, rand.Float64())
 		o.due = time.Now().Add(wait)
 		l.logger.Error("dead letters could not be written; the partition is held", "topic", l.tenure.topic,
 			"partition", l.tenure.partition, "dead_letter_topic", *l.webhook.DeadLetter.Topic,

@@ -101,6 +101,7 @@ type outgoing struct {
 	blocked  bool      // exhausted, and going on at the longest backoff
 	held     bool      // blocked because the governor does not let it be given up
 	exhaust  bool      // its next step is the dead letter topic
+	misses   int       // times that its dead letters could not be written
 	givenUp  int       // records skipped or dead-lettered
 	keys     []uint64  // of batch's records, with ordering key
 	freed    int       // keys let go, from the front

@@ -1,7 +1,9 @@
 package groupmanager
 
 import (
+	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,6 +17,14 @@ func strict(policy string) func(*webhooks.Webhook) {
 	return func(w *webhooks.Webhook) {
 		w.Batch.MaxRecords, w.Format.Value, w.OnUndecodable, w.DeadLetter.Topic = 8, "json", policy, new("dead")
 	}
+}
+
+// broken is a writer of dead letters that never can.
+type broken struct{ writes atomic.Int32 }
+
+func (b *broken) Write(context.Context, deadLetter) error {
+	b.writes.Add(1)
+	return errors.New("no broker")
 }
 
 func TestValuesThatAreNotJSON(t *testing.T) {
@@ -63,6 +73,18 @@ func TestValuesThatAreNotJSON(t *testing.T) {
 		}, func(t *testing.T, r *rig) {
 			time.Sleep(time.Minute)
 			r.wantSafe(t, 7)
+		})
+	})
+	t.Run("are not written again and again where that fails", func(t *testing.T) {
+		dead := &broken{}
+		run(t, webhooks.OnUndecodableDeadLetter, func(r *rig) {
+			notJSON(7)(r)
+			r.lane.senders.dead = dead
+		}, func(t *testing.T, r *rig) {
+			time.Sleep(time.Hour)
+			if n := dead.writes.Load(); n < 60 || n > 300 { // two minutes of growing backoff, then every 30 s in the mean
+				t.Errorf("%d writes in an hour, want about 120", n)
+			}
 		})
 	})
 	t.Run("block, and nothing of them is sent", func(t *testing.T) {
