@@ -93,7 +93,7 @@ func (l *lane) part(o *outgoing, pieces []acker.Piece, a ask, now time.Time, sta
 		case acker.Retry:
 			l.nacked(piece, now, 0, status)
 		case acker.DeadLetter:
-			piece.code, piece.status, piece.reasons = codeRejected, status, a.reasons
+			piece.code, piece.status, piece.reason, piece.reasons = codeRejected, status, "", a.reasons
 			piece.exhaust, piece.due, piece.deadline = true, now, time.Time{}
 		case acker.Skip:
 			for _, r := range o.batch.Records[from : from+p.Count] {

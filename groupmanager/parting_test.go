@@ -224,6 +224,26 @@ func TestARejectedDelivery(t *testing.T) {
 			r.wantSafe(t, 2)
 		})
 	})
+	t.Run("has its reason forgotten when more is said of it", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			r := newRig(t, func(_ context.Context, q request) delivery.Result {
+				ack := &reject
+				if q.Number > 1 {
+					ack = &delivery.Ack{Outcome: "partial", Failures: []delivery.AckFailure{{Offset: 0, Action: "dead_letter"}}}
+				}
+				return delivery.Result{Verdict: delivery.Stated, Status: 200, Ack: ack}
+			}, withLetters(webhooks.OnExhaustedBlock))
+			dead := &keep{}
+			r.lane.senders.dead = dead
+			r.queue.put(0, 1)
+			r.start(t)
+			time.Sleep(2 * time.Minute)
+			r.wantSafe(t, 2)
+			if !slices.Equal(dead.details, []string{"rejected: given up by the receiver"}) {
+				t.Errorf("dead letters with %q, want no reason of before", dead.details)
+			}
+		})
+	})
 	t.Run("is held when more was given up than the budget allows", func(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			var calm atomic.Bool
