@@ -112,7 +112,8 @@ func (l *lane) describe(m acker.Metadata) []byte {
 	m.Acked = l.progress.acked
 	text, err := m.Append(l.progress.text[:0])
 	for errors.Is(err, acker.ErrMetadataTooLarge) && len(m.Acked) > 0 {
-		// Cannot be: room asks for Full. What is left out comes again after a crash.
+		// A partial ack, or values that are not JSON, may have left more pieces than there
+		// is room for. What is left out comes again with the next tenure.
 		m.Acked = m.Acked[:len(m.Acked)/2]
 		text, err = m.Append(l.progress.text[:0])
 	}
