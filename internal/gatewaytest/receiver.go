@@ -370,7 +370,7 @@ func (r *Receiver) settle(d *Delivery, a Answer) {
 	if a.Status < 200 || a.Status > 299 {
 		return
 	}
-	ack := Ack{Webhook: d.Webhook, Partition: d.Partition, First: d.First(), Last: d.Last(), At: d.Answered}
+	last := d.Last()
 	if a.Ack == "" {
 		if a.Status == http.StatusAccepted || r.explicit[d.Webhook] {
 			return
@@ -384,10 +384,18 @@ func (r *Receiver) settle(d *Delivery, a Answer) {
 			return
 		}
 		if inline.UpToOffset != nil {
-			ack.Last = *inline.UpToOffset
+			last = *inline.UpToOffset
 		}
 	}
-	r.acks = append(r.acks, ack)
+	// With ordering key a delivery leaves offsets out, which it does not ack.
+	for first := 0; first < len(d.Records) && d.Records[first].Offset <= last; {
+		end := first + 1
+		for end < len(d.Records) && d.Records[end].Offset <= last && d.Records[end].Offset == d.Records[end-1].Offset+1 {
+			end++
+		}
+		r.acks = append(r.acks, Ack{d.Webhook, d.Partition, d.Records[first].Offset, d.Records[end-1].Offset, d.Answered})
+		first = end
+	}
 }
 
 // maxComplaints bounds how many complaints are kept: the first ones tell the story.
