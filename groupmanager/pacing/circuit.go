@@ -260,6 +260,9 @@ func (c *circuit) pause(now time.Time) time.Duration {
 	return min(firstPause<<min(c.pauses, 10), usual, c.most)
 }
 
+// jittered is a pause ± a quarter, or as much of that as the longest leaves: anywhere
+// in there, so that many whose pause is the longest do not come at once.
 func (c *circuit) jittered(d time.Duration) time.Duration {
-	return min(time.Duration(float64(d)*(1-pauseJitter+2*pauseJitter*c.random())), c.most)
+	least, most := float64(d)*(1-pauseJitter), min(float64(d)*(1+pauseJitter), float64(c.most))
+	return time.Duration(least + (most-least)*c.random())
 }

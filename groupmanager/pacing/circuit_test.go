@@ -114,8 +114,13 @@ func TestPausesAreNoLongerThanTheWebhooksBackoff(t *testing.T) {
 	}
 	c.random = func() float64 { return 0.999 }
 	attempt(&c, c.next, new(Pass), Sick)
-	if got := c.jittered(c.pause(c.next)); got > 200*time.Millisecond {
-		t.Errorf("probe after %v by its jitter, want within retry.max_backoff_ms", got)
+	latest := c.jittered(c.pause(c.next))
+	if latest > 200*time.Millisecond {
+		t.Errorf("probe after %v by its jitter, want within retry.max_backoff_ms", latest)
+	}
+	c.random = func() float64 { return 0.7 }
+	if got := c.jittered(c.pause(c.next)); got >= latest {
+		t.Errorf("probes after %v and %v, want the longest pause spread, too", got, latest)
 	}
 }
 
