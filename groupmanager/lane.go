@@ -384,11 +384,14 @@ func (l *lane) wakeAt(held bool) time.Time {
 			at = earlier(at, o.deadline)
 		case held || l.ordered() && i > 0 || !l.turn(o):
 		default:
-			at = earlier(at, o.due)
+			at = earlier(at, later(o.due, longAgo)) // zero: at once
 		}
 	}
 	return at
 }
+
+// longAgo is due at once, and unlike the zero time it is a time.
+var longAgo = time.Unix(0, 0)
 
 // earlier is the earlier of two times, where a zero at is none.
 func earlier(at, t time.Time) time.Time {

@@ -392,6 +392,31 @@ func TestACutIsNoFailedAttempt(t *testing.T) {
 	}
 }
 
+// Half of what was too large has no time at which it is due. It may be left waiting with
+// nothing to tell of its turn: refused by the pacer, which then lets a new delivery go.
+func TestWhatIsDueAtOnceIsNotForgotten(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, acked, func(w *webhooks.Webhook) { w.Ordering, w.MaxInFlight = webhooks.OrderingNone, 4 })
+		for n := range int64(2) {
+			book, err := r.lane.ledger.Deliver([]acker.Run{{First: 10 * n, Last: 10 * n}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.lane.open = append(r.lane.open, &outgoing{book: book})
+		}
+		leased := r.lane.open[0]
+		leased.deadline = time.Now().Add(time.Minute)
+		r.lane.ledger.Send(leased.book, time.Now())
+		r.lane.ledger.Lease(leased.book)
+		if at := r.lane.wakeAt(false); at.IsZero() || at.After(time.Now()) {
+			t.Errorf("the lane wakes at %v, want at once", at)
+		}
+		if at := r.lane.wakeAt(true); !at.Equal(leased.deadline) {
+			t.Errorf("while nothing may start the lane wakes at %v, want at the end of the lease, %v", at, leased.deadline)
+		}
+	})
+}
+
 // Deliveries grow again after a 413 however their acks come.
 func TestDeliveriesGrowAgainAfterA413(t *testing.T) {
 	for _, test := range []struct {
