@@ -126,6 +126,9 @@ func (k *keyOrder) parted(o *outgoing, end int, made []*outgoing) {
 		for ; o.batch.Records[at].Offset < piece.batch.First(); at++ {
 			o.late = append(o.late, o.keys[at])
 		}
+		if piece.book.State() == acker.Settled {
+			continue // given up at once, which a request of o that carries it does not know
+		}
 		n := piece.batch.Len()
 		piece.keys, piece.part = o.keys[at:at+n], o.part
 		at += n
@@ -247,7 +250,8 @@ func (l *lane) turn(o *outgoing) bool {
 			continue
 		}
 		carries := before.inFlight && before.sent.Last >= o.book.First() // it was cut while its request is under way
-		if carries || shareKeys(before.keys[before.freed:], o.keys[o.freed:]) {
+		keys := o.keys[o.freed:]
+		if carries || shareKeys(before.keys[before.freed:], keys) || shareKeys(before.late, keys) {
 			return false
 		}
 	}

@@ -334,6 +334,53 @@ func TestHalvesKeepTheOrderOfKeys(t *testing.T) {
 	})
 }
 
+// A request under way keeps the keys of all it carries, also of what a partial ack has
+// settled meanwhile: neither what waits nor another part of a delivery that was cut goes
+// beside it.
+func TestARequestKeepsTheKeysThatAPartialAckHasSettled(t *testing.T) {
+	for _, test := range []struct {
+		claim   string
+		log     []string
+		batch   int
+		retried int64 // of 0 and 1, of which the request is
+		change  func(*webhooks.Webhook)
+		want    [][]int64
+	}{
+		{"acked, and the other half has the key", []string{"a", "b", "b", "c"}, 4, 0, func(*webhooks.Webhook) {},
+			[][]int64{{0, 1, 2, 3}, {0, 1}, {0}, {2, 3}}},
+		{"given up, and what waits has the key", []string{"a", "b", "b"}, 2, 1, func(w *webhooks.Webhook) {
+			w.OnExhausted, w.Retry.MaxAttempts = webhooks.OnExhaustedSkip, 1
+		}, [][]int64{{0, 1}, {2}}},
+	} {
+		t.Run(test.claim, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				r := newRig(t, nil, byKey(8, test.batch), test.change)
+				w := r.watch(test.log, func(_ context.Context, c keyCall) delivery.Result {
+					switch {
+					case len(c.offsets) > 2:
+						return delivery.Result{Verdict: delivery.TooLarge, Status: 413}
+					case slices.Equal(c.offsets, []int64{0, 1}):
+						time.Sleep(time.Second)
+					}
+					return delivery.Result{Verdict: delivery.Acked, Status: 200}
+				})
+				r.start(t)
+				time.Sleep(time.Millisecond)
+				back := r.tell(t, ask{statement: acker.Statement{
+					Outcome: acker.Partial, First: 0, Last: 1, Failures: []acker.Failure{{Offset: test.retried}},
+				}})
+				if back.err != nil {
+					t.Fatal(back.err)
+				}
+				time.Sleep(time.Minute)
+				r.wantSafe(t, int64(len(test.log)))
+				w.check(t)
+				w.wantSent(t, test.want...)
+			})
+		})
+	}
+}
+
 func TestWhatIsHeldIsBounded(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var mended atomic.Bool
@@ -400,8 +447,8 @@ func keyOrderUnderFailures(t *testing.T, seed uint64) {
 
 	var r *rig
 	var w *keyWatch
-	// stated says something by POST /ack, as receivers do some time after a 202, and
-	// keeps to what was answered.
+	// stated says something by POST /ack some time from now, as receivers do after a 202,
+	// and keeps to what was answered.
 	stated := func(r *rig, c keyCall) {
 		time.Sleep(time.Duration(dice(3_000)) * time.Millisecond)
 		at := dice(len(c.offsets))
@@ -438,6 +485,9 @@ func keyOrderUnderFailures(t *testing.T, seed uint64) {
 		case <-time.After(time.Duration(dice(100)) * time.Millisecond):
 		case <-ctx.Done():
 			return delivery.Result{Verdict: delivery.Failed, Code: "canceled"}
+		}
+		if dice(6) == 0 {
+			stated(owner, c) // before the response
 		}
 		switch dice(12) {
 		case 0, 1:
