@@ -258,10 +258,14 @@ func (l *lane) turn(o *outgoing) bool {
 	return true
 }
 
-// shareKeys tells whether two deliveries have records of one key.
+// shareKeys tells whether two deliveries have records of one key. After a partial ack
+// there may be hundreds of one record each: those are not worth sorting.
 func shareKeys(a, b []uint64) bool {
 	if len(a) > len(b) {
 		a, b = b, a
+	}
+	if len(a) <= 4 {
+		return slices.ContainsFunc(a, func(key uint64) bool { return slices.Contains(b, key) })
 	}
 	in := slices.Sorted(slices.Values(a))
 	return slices.ContainsFunc(b, func(key uint64) bool {
