@@ -19,7 +19,8 @@ import (
 )
 
 const (
-	// tokenTimeout bounds the getting of a token, over all requests it takes.
+	// tokenTimeout bounds the fetching of a token, over all requests it takes, and the
+	// waiting for a fetch that somebody else has begun.
 	tokenTimeout = 10 * time.Second
 
 	// maxToken is the longest access token that is taken.
@@ -133,8 +134,8 @@ func newTokenSource(cfg Config, d *dialer) (*TokenSource, error) {
 // Close drops idle connections to the endpoint.
 func (s *TokenSource) Close() { s.endpoint.Close() }
 
-// get returns a token, or the code of why there is none. It waits for at most
-// tokenTimeout.
+// get returns a token, or the code of why there is none. It takes tokenTimeout at most,
+// and twice that where others have given up what it waited for.
 func (s *TokenSource) get(ctx context.Context) (token, code string) {
 	within, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -153,7 +154,7 @@ func (s *TokenSource) get(ctx context.Context) (token, code string) {
 		case s.fetching == nil:
 			s.fetching = make(chan struct{})
 			s.mu.Unlock()
-			return s.renew(ctx, within)
+			return s.renew(ctx)
 		}
 		ended := s.fetching
 		s.mu.Unlock()
@@ -183,8 +184,9 @@ func (s *TokenSource) refused(token string) bool {
 	return true
 }
 
-// renew makes the fetch that s.fetching stands for.
-func (s *TokenSource) renew(ctx, within context.Context) (token, code string) {
+// renew makes the fetch that s.fetching stands for. It has its own time, though its
+// caller may have waited for others: what it comes to is everybody's.
+func (s *TokenSource) renew(ctx context.Context) (token, code string) {
 	began := s.now()
 	got := grant{code: CodeTokenFailed} // of a fetch that breaks
 	defer func() {
@@ -194,11 +196,20 @@ func (s *TokenSource) renew(ctx, within context.Context) (token, code string) {
 		s.fetching = nil
 		s.settle(got, began)
 	}()
+	within, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
 	got = s.fetch(within)
-	if got.code != "" && ctx.Err() != nil {
+	if got.code != "" && over(ctx) {
 		got.code = CodeCanceled
 	}
 	return got.token, got.code
+}
+
+// over tells whether ctx has ended, or is about to: a connection with the same deadline
+// may notice first.
+func over(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ctx.Err() != nil || ok && !time.Now().Before(deadline)
 }
 
 // settle takes in what a fetch that began then came to; s.mu is held.

@@ -228,6 +228,28 @@ func TestAFetchThatIsGivenUpFailsNobodyElse(t *testing.T) {
 	expect(t, <-second, Acked, 200, "")
 }
 
+// Who takes a fetch over late has as long for it as the first had.
+func TestAFetchThatIsTakenOverHasItsOwnTime(t *testing.T) {
+	endpoint, receiver := newTokenEndpoint(t), newGuarded(t, anyBearer)
+	held := make(chan struct{})
+	endpoint.held = held
+	c := testClient(t, receiver.url, byOAuth2(endpoint.url))
+	c.tokens.timeout = 2 * time.Second
+	ctx, cancel := context.WithTimeout(t.Context(), c.tokens.timeout*3/4)
+	defer cancel()
+	first, second := make(chan Result), make(chan Result)
+	m1, m2 := testMessage(t, c, 1, 10), testMessage(t, c, 1, 10)
+	go func() { first <- c.Send(ctx, m1, testAttempt(1)) }()
+	for endpoint.count() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	go func() { second <- c.Send(t.Context(), m2, testAttempt(1)) }()
+	expect(t, <-first, Failed, 0, CodeCanceled)
+	time.Sleep(c.tokens.timeout / 2)
+	close(held)
+	expect(t, <-second, Acked, 200, "")
+}
+
 func TestA401RenewsTheTokenOnce(t *testing.T) {
 	endpoint := newTokenEndpoint(t)
 	good := atomic.Pointer[string]{}
