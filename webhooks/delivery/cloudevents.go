@@ -3,6 +3,7 @@ package delivery
 import (
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -147,7 +148,7 @@ func (m *Message) appendData(dst []byte, contentType string, value []byte) []byt
 			}
 			return append(append(appendContentType(dst, contentType), `,"data":`...), value...)
 		}
-	case format == valueString:
+	case format == valueString && !strings.HasSuffix(kind, "+json"):
 		text := contentType
 		if text == "" {
 			text = "text/plain; charset=utf-8"

@@ -99,6 +99,21 @@ func checkEvents(t testing.TB, body []byte, b *records.Batch, from, to int) {
 	}
 }
 
+// TestJSONIsNeverATextOfAnEvent: under a type that ends in +json data is JSON to some
+// libraries, so that a text would be a string, and text to others, as the Go SDK.
+func TestJSONIsNeverATextOfAnEvent(t *testing.T) {
+	const value = `{"a":1}`
+	b := new(records.Batch)
+	b.Append(records.Record{Offset: 1}, nil, []byte(value))
+	b.AppendHeader([]byte("content-type"), []byte("application/vnd.order+json; v=1"))
+	for _, format := range []string{"auto", "string", "base64"} {
+		r := sent(t, b, 0, 1, inFormat(webhooks.FormatCloudEvents, func(f *webhooks.Format) { f.Value = format }))
+		if e := readEvents(t, r.body)[0]; string(e.Data()) != value || !bytes.Contains(r.body, []byte(`"data_base64":`)) {
+			t.Errorf("format.value %s: the SDK reads %q of %s, want %q, in base64", format, e.Data(), r.body, value)
+		}
+	}
+}
+
 func TestEventsOfPlainRecords(t *testing.T) {
 	b := new(records.Batch)
 	b.Append(records.Record{Offset: 1200, Timestamp: 1790000000123, TimestampType: records.TimestampCreate}, []byte("o-17"), []byte(`{"total": 3}`))
