@@ -60,14 +60,14 @@ var (
 // for each connection, sorts and copies every header, and may still hold the
 // request when it has returned. Here the sender writes and reads by itself.
 type wire struct {
-	conn  net.Conn // TCP, or TLS over it
-	tcp   *net.TCPConn
-	in    capped
-	r     *bufio.Reader
-	idle  time.Time // since when nobody owns it
-	heard bool      // the request sent last was written whole, and answered
-	under *gathered // between conn and tcp; nil without TLS
-	age   int       // that of the wires when it was dialled
+	conn     net.Conn // TCP, or TLS over it
+	tcp      *net.TCPConn
+	in       capped
+	r        *bufio.Reader
+	idle     time.Time // since when nobody owns it
+	answered bool      // the request sent last was written whole, and answered
+	under    *gathered // between conn and tcp; nil without TLS
+	age      int       // that of the wires when it was dialled
 }
 
 func newWire(conn net.Conn, tcp *net.TCPConn) *wire {
@@ -220,11 +220,11 @@ func (w *wire) exchange(ctx context.Context, head, body []byte, deadline time.Ti
 	if err := ctx.Err(); err != nil {
 		return nil, false, err
 	}
-	w.heard = false
+	w.answered = false
 	written, err = w.send(ctx, head, body, deadline)
 	if err == nil {
 		resp, err = w.receive()
-		w.heard = err == nil
+		w.answered = err == nil
 		return resp, true, err
 	}
 	if !written || ctx.Err() != nil || !time.Now().Before(deadline) {
@@ -305,7 +305,7 @@ func (w *wire) peek() (n int, err error) {
 // close closes the connection. TLS says good-bye first, for which it waits up to 5 s
 // when the receiver does not read; so that is left out unless it has read and answered.
 func (w *wire) close() {
-	if w.heard {
+	if w.answered {
 		_ = w.conn.Close()
 	} else {
 		_ = w.tcp.Close()
