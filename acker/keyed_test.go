@@ -205,3 +205,46 @@ func TestKeyedStatements(t *testing.T) {
 		t.Errorf("acked %v, want %v", got, want)
 	}
 }
+
+// What a partial ack has cut off is still of the delivery that was sent: the bounds of
+// the first attempt mean it, though other records lie between. Once the model of the
+// schedules had forgotten that, and took them for out of range.
+func TestKeyedBoundsOfADeliveryThatAPartialAckHasCut(t *testing.T) {
+	k := NewKeyedLedger()
+	for o := range int64(5) {
+		if _, err := k.Enter(o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d, err := k.Deliver([]Run{{1, 1}, {3, 4}}) // 0 and 2 wait
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.Send(d, morning)
+	partial := partialOf(1, 4, Failure{4, Retry})
+	answer, err := k.Apply(partial)
+	story := []string{describe(answer, err)}
+	if len(answer.Pieces) != 1 {
+		t.Fatalf("pieces %+v, want one", answer.Pieces)
+	}
+	say := func(statements ...Statement) {
+		for _, s := range statements {
+			story = append(story, describe(k.Apply(s)))
+		}
+	}
+	say(partial, ackOf(1, 4, 4), ackOf(1, 4, 3)) // 4 is nacked, 3 is acked
+	k.Send(answer.Pieces[0].Delivery, morning)
+	say(partialOf(1, 4, Failure{3, Retry}), ackOf(1, 4, 4), ackOf(4, 4, 4))
+	want := []string{
+		"counted, cover 5, blocked by 0, touched 4-3, retry 4-4",
+		"repeat, cover 5, blocked by 0, touched 4-4",
+		"conflict",
+		"repeat, cover 4, blocked by 0",
+		"conflict", // 3 was acked
+		"counted, cover 5, blocked by 0, touched 5-4",
+		"repeat, cover 5, blocked by 0",
+	}
+	if !slices.Equal(story, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(story, "\n"), strings.Join(want, "\n"))
+	}
+}
