@@ -7,8 +7,10 @@ import (
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/cost"
+	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
+	celtraits "cel.dev/cel-go/common/types/traits"
 	"cel.dev/cel-go/interpreter"
 )
 
@@ -17,6 +19,7 @@ const (
 	maxCost     = 100_000 // steps by CEL's cost model
 	maxElements = 200_000 // of a value that is built: elements of lists and maps, tens of bytes of strings
 	maxMatching = 4 << 20 // bytes of text times instructions of the pattern, per use of matches
+	longText    = 1000    // bytes that are compared in the time of one step
 )
 
 // The ordinary record by which costs are estimated.
@@ -56,8 +59,8 @@ func options(t traits) []cel.ProgramOption {
 }
 
 // charges adds what CEL's cost model takes for free: conversions read or copy the
-// whole of a text, and a time zone is read from a file. It implements
-// cost.ActualCostEstimator.
+// whole of a text, a long one may be compared to its end with each in a list, and a time
+// zone is read from a file. It implements cost.ActualCostEstimator.
 type charges struct{}
 
 func (charges) CallCost(function, _ string, args []ref.Val, _ ref.Val) *uint64 {
@@ -66,6 +69,13 @@ func (charges) CallCost(function, _ string, args []ref.Val, _ ref.Val) *uint64 {
 		if len(args) == 1 {
 			if n := textLen(args[0]); n > 0 {
 				return new(1 + uint64(n)/10)
+			}
+		}
+	case operators.In:
+		list, ok := args[1].(celtraits.Lister)
+		if n := textLen(args[0]); ok && n >= longText {
+			if size, ok := list.Size().(types.Int); ok {
+				return new(uint64(size) * uint64(1+n/longText))
 			}
 		}
 	case "getFullYear", "getMonth", "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear", "getHours", "getMinutes", "getSeconds", "getMilliseconds":

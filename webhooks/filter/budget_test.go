@@ -72,6 +72,20 @@ func TestP10_ExpressionsThatExplode(t *testing.T) {
 	}
 }
 
+// A long text is compared with every one in a list, and no less in a loop.
+func TestALongTextThatIsLookedForInALoopIsPaidFor(t *testing.T) {
+	text := `"` + strings.Repeat("a", 400_000)
+	long := sample{value: []byte(`{"l":` + list(5_000) + `,"s":` + text + `a","t":[` + text + `b"]}`)}
+	b := long.batch()
+	if pass, err := compiled(t, `value.s in value.t`).Match("t", 0, b, 0); pass || err != nil {
+		t.Errorf("looked for once: %s (%v), want it judged", outcome(pass, err), err)
+	}
+	f := compiled(t, `value.l.exists(v, value.s in value.t)`)
+	if pass, err := f.Match("t", 0, b, 0); err == nil || f.Explain(err) != "it takes too many steps" {
+		t.Errorf("looked for 5,000 times: %s (%v), want too many steps", outcome(pass, err), err)
+	}
+}
+
 func TestWhatOrdinaryFiltersCostIsFarBelowTheBudget(t *testing.T) {
 	for _, expression := range []string{
 		`value.total > 100`,
