@@ -31,8 +31,8 @@ const (
 	tokenLifetime    = 5 * time.Minute
 	maxTokenLifetime = 24 * time.Hour
 
-	// tokenMargin is how long before its end a token is used no more, or a tenth of
-	// its life if that is less.
+	// tokenMargin is how long before its end another token is fetched, or a tenth of
+	// its life if that is less. While there is none, the rest of it is used.
 	tokenMargin = 30 * time.Second
 
 	// leastTokenAge is the age from which a 401 of the receiver is the token's fault. A
@@ -63,7 +63,8 @@ type TokenSource struct {
 	fetching chan struct{} // closed at the end of the fetch under way; nil without one
 	token    string        // empty: none
 	fetched  time.Time
-	until    time.Time     // the token is good
+	until    time.Time     // the token is used without asking for another
+	expires  time.Time     // the token, as the endpoint says
 	code     string        // why the last fetch failed
 	pause    time.Duration // after the failure before
 	retryAt  time.Time     // nothing is fetched before
@@ -195,6 +196,9 @@ func (s *TokenSource) renew(ctx context.Context) (token, code string) {
 		close(s.fetching)
 		s.fetching = nil
 		s.settle(got, began)
+		if token, code = s.token, got.code; token != "" && code != CodeCanceled {
+			code = "" // maybe that before, which has some time left
+		}
 	}()
 	within, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -202,7 +206,7 @@ func (s *TokenSource) renew(ctx context.Context) (token, code string) {
 	if got.code != "" && over(ctx) {
 		got.code = CodeCanceled
 	}
-	return got.token, got.code
+	return "", "" // what settle leaves
 }
 
 // over tells whether ctx has ended, or is about to: a connection with the same deadline
@@ -216,14 +220,21 @@ func over(ctx context.Context) bool {
 func (s *TokenSource) settle(got grant, began time.Time) {
 	switch got.code {
 	case "":
-		s.token, s.fetched, s.until = got.token, began, began.Add(got.lifetime-min(tokenMargin, got.lifetime/10))
+		s.token, s.fetched, s.expires = got.token, began, began.Add(got.lifetime)
+		s.until = s.expires.Add(-min(tokenMargin, got.lifetime/10))
 		s.code, s.pause, s.retryAt = "", 0, time.Time{}
 	case CodeCanceled: // says nothing about the endpoint
 	default:
-		s.token, s.code = "", got.code
+		s.code = got.code
 		s.pause = min(max(2*s.pause, firstTokenPause), maxTokenPause)
 		wait := s.pause/2 + rand.N(s.pause/2)
 		s.retryAt = s.now().Add(max(wait, min(got.after, maxTokenPause)))
+		if s.until = s.retryAt; s.until.After(s.expires) {
+			s.until = s.expires
+		}
+		if !s.now().Before(s.until) {
+			s.token = ""
+		}
 	}
 }
 

@@ -159,6 +159,30 @@ func TestATokenIsFetchedOnceAndUsedUntilShortlyBeforeItsEnd(t *testing.T) {
 	}
 }
 
+// While the endpoint is down what is left of the token's life is used, and then nothing.
+func TestATokenIsUsedToItsEndWhenThereIsNoOther(t *testing.T) {
+	endpoint, receiver := newTokenEndpoint(t), newGuarded(t, anyBearer)
+	c := testClient(t, receiver.url, byOAuth2(endpoint.url))
+	now := time.Now()
+	c.tokens.now = func() time.Time { return now }
+	began := now
+	expect(t, deliver(t, c), Acked, 200, "")
+	endpoint.set(func(e *tokenEndpoint) { e.answer = func(w http.ResponseWriter) { w.WriteHeader(503) } })
+	for now = began.Add(time.Hour - tokenMargin); now.Before(began.Add(time.Hour)); now = now.Add(time.Second) {
+		expect(t, deliver(t, c), Acked, 200, "")
+	}
+	if n := endpoint.count(); n < 3 || n > 8 {
+		t.Errorf("%d fetches in half a minute of failures, want them with a growing pause", n)
+	}
+	expect(t, deliver(t, c), Failed, 0, CodeTokenFailed)
+	endpoint.set(func(e *tokenEndpoint) { e.answer = nil })
+	now = now.Add(maxTokenPause)
+	expect(t, deliver(t, c), Acked, 200, "")
+	if shown := receiver.all(); shown[len(shown)-1] == "Bearer token-1" {
+		t.Error("the former token is still shown")
+	}
+}
+
 func TestOneFetchAtATime(t *testing.T) {
 	endpoint, receiver := newTokenEndpoint(t), newGuarded(t, anyBearer)
 	held := make(chan struct{})
