@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -345,32 +346,48 @@ func (p *wires) take() *wire {
 // put keeps a connection for the next attempt.
 func (p *wires) put(w *wire) {
 	w.idle = time.Now()
+	if !p.keep(w) {
+		w.close()
+	}
+}
+
+func (p *wires) keep(w *wire) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed || w.age != p.ages || len(p.idle) >= maxIdle {
-		w.close()
-		return
+		return false
 	}
 	p.idle = append(p.idle, w)
 	if p.sweep == nil {
 		p.sweep = time.AfterFunc(idleTimeout, p.sweepIdle)
 	}
+	return true
 }
 
 // sweepIdle closes what was idle for too long.
-func (p *wires) sweepIdle() {
+func (p *wires) sweepIdle() { closeAll(p.swept(time.Now().Add(-idleTimeout))) }
+
+// swept takes out what is idle since then or longer.
+func (p *wires) swept(old time.Time) (out []*wire) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	old := time.Now().Add(-idleTimeout)
 	n := 0
 	for n < len(p.idle) && !p.idle[n].idle.After(old) {
-		p.idle[n].close()
 		n++
 	}
-	p.idle = append(p.idle[:0], p.idle[n:]...)
+	out = slices.Clone(p.idle[:n])
+	p.idle = slices.Delete(p.idle, 0, n)
 	p.sweep = nil
 	if len(p.idle) > 0 && !p.closed {
 		p.sweep = time.AfterFunc(p.idle[0].idle.Sub(old), p.sweepIdle)
+	}
+	return out
+}
+
+// closeAll closes connections, without a lock: TLS may have to wait for it.
+func closeAll(wires []*wire) {
+	for _, w := range wires {
+		w.close()
 	}
 }
 
@@ -382,29 +399,22 @@ func (p *wires) age() int {
 }
 
 // drop closes the idle connections, and those in use when they come back.
-func (p *wires) drop() {
+func (p *wires) drop() { closeAll(p.empty(false)) }
+
+// close is drop for good.
+func (p *wires) close() { closeAll(p.empty(true)) }
+
+// empty takes out the idle connections, and has those in use closed when they come back.
+func (p *wires) empty(forGood bool) []*wire {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.ages++
-	p.dropIdle()
-}
-
-// close is drop for good.
-func (p *wires) close() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.closed = true
-	p.dropIdle()
-}
-
-// dropIdle closes the idle connections; p.mu is held.
-func (p *wires) dropIdle() {
+	p.closed = p.closed || forGood
 	if p.sweep != nil {
 		p.sweep.Stop()
 		p.sweep = nil
 	}
-	for _, w := range p.idle {
-		w.close()
-	}
+	idle := p.idle
 	p.idle = nil
+	return idle
 }

@@ -475,3 +475,47 @@ func TestTLSFailures(t *testing.T) {
 		expect(t, deliver(t, c), Failed, 0, CodeTimeout)
 	})
 }
+
+// slowlyClosed is a connection over TLS whose receiver does not take the good-bye.
+type slowlyClosed struct {
+	net.Conn
+	closing, closed chan struct{}
+}
+
+func (c *slowlyClosed) Close() error {
+	close(c.closing)
+	<-c.closed
+	return nil
+}
+
+// Nobody waits for a connection that is being closed, which may take as long as the
+// receiver likes.
+func TestAConnectionThatIsBeingClosedHoldsNobodyUp(t *testing.T) {
+	for claim, end := range map[string]func(*wires){
+		"dropped":       (*wires).drop,
+		"closed":        (*wires).close,
+		"idle too long": func(p *wires) { p.idle[0].idle = time.Now().Add(-idleTimeout); p.sweepIdle() },
+		"too many": func(p *wires) {
+			w := p.idle[0]
+			p.idle = make([]*wire, maxIdle)
+			p.put(w)
+		},
+	} {
+		t.Run(claim, func(t *testing.T) {
+			conn := &slowlyClosed{closing: make(chan struct{}), closed: make(chan struct{})}
+			p := new(wires)
+			p.put(&wire{conn: conn, answered: true})
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				end(p)
+			}()
+			<-conn.closing
+			p.age() // as whoever begins an attempt does
+			close(conn.closed)
+			<-ended
+			p.idle = nil
+			p.close() // and with it the timer
+		})
+	}
+}
