@@ -129,7 +129,7 @@ func TestA11_KillBetweenAckAndCommit(t *testing.T) {
 		for _, p := range own {
 			open := f.openOf(t, p)
 			acks.Go(func() {
-				reply, err := f.gateways[owner].API.AckDelivery(t.Context(), f.receiver, open, open.Last(), wait)
+				reply, err := f.ackAt(t, owner, open, wait)
 				if err != nil || reply.Status/100 != 2 {
 					t.Errorf("ack of %s %d..%d: %+v, %v; want 2xx", open.Partition, open.First(), open.Last(), reply, err)
 				}
@@ -144,6 +144,17 @@ func TestA11_KillBetweenAckAndCommit(t *testing.T) {
 	f.receiver.SetScript(lively)
 	f.ackOpen(t)
 	f.finish(t)
+}
+
+// ackAt acks a delivery as clients do: while a gateway has not taken up what the group
+// has given it they are answered 503 and try again.
+func (f *field) ackAt(t *testing.T, name string, d *gatewaytest.Delivery, wait string) (gatewaytest.AckReply, error) {
+	for deadline := time.Now().Add(soon); ; pass(t, 100*time.Millisecond) {
+		reply, err := f.gateways[name].API.AckDelivery(t.Context(), f.receiver, d, d.Last(), wait)
+		if err != nil || reply.Code != "no_owner" || time.Now().After(deadline) {
+			return reply, err
+		}
+	}
 }
 
 // settleIdle waits until the running gateways share the partitions evenly.
