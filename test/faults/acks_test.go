@@ -22,16 +22,21 @@ func (f *field) openOf(t *testing.T, partition int32) *gatewaytest.Delivery {
 	t.Helper()
 	var open *gatewaytest.Delivery
 	gatewaytest.Await(t, soon, func() error {
-		for _, d := range f.receiver.Deliveries(f.id) {
-			if d.Partition.ID == partition && d.Status == http.StatusAccepted {
-				open = &d
-			}
-		}
-		if open == nil {
+		if open = f.newestOpen(partition); open == nil {
 			return fmt.Errorf("nothing came from partition %d; complaints %v", partition, f.receiver.Complaints())
 		}
 		return nil
 	})
+	return open
+}
+
+// newestOpen is the newest delivery of a partition that was answered 202; nil for none.
+func (f *field) newestOpen(partition int32) (open *gatewaytest.Delivery) {
+	for _, d := range f.receiver.Deliveries(f.id) {
+		if d.Partition.ID == partition && d.Status == http.StatusAccepted {
+			open = &d
+		}
+	}
 	return open
 }
 
@@ -127,13 +132,7 @@ func TestA11_KillBetweenAckAndCommit(t *testing.T) {
 		own := f.members(t)[owner]
 		var acks sync.WaitGroup
 		for _, p := range own {
-			open := f.openOf(t, p)
-			acks.Go(func() {
-				reply, err := f.ackAt(t, owner, open, wait)
-				if err != nil || reply.Status/100 != 2 {
-					t.Errorf("ack of %s %d..%d: %+v, %v; want 2xx", open.Partition, open.First(), open.Last(), reply, err)
-				}
-			})
+			acks.Go(func() { f.ackNewest(t, owner, p, wait) })
 		}
 		acks.Wait()
 		killed := f.kill(owner)
@@ -146,15 +145,27 @@ func TestA11_KillBetweenAckAndCommit(t *testing.T) {
 	f.finish(t)
 }
 
-// ackAt acks a delivery as clients do: while a gateway has not taken up what the group
-// has given it they are answered 503 and try again.
-func (f *field) ackAt(t *testing.T, name string, d *gatewaytest.Delivery, wait string) (gatewaytest.AckReply, error) {
-	for deadline := time.Now().Add(soon); ; pass(t, 100*time.Millisecond) {
-		reply, err := f.gateways[name].API.AckDelivery(t.Context(), f.receiver, d, d.Last(), wait)
-		if err != nil || reply.Code != "no_owner" || time.Now().After(deadline) {
-			return reply, err
+// ackNewest acks the newest open delivery of a partition at its owner. Until the owner
+// has taken up what the group has given it, that is one of the owner before: such an ack
+// is answered no_owner or generation_stale, and the next delivery is on its way.
+func (f *field) ackNewest(t *testing.T, owner string, partition int32, wait string) {
+	var last string
+	for deadline := time.Now().Add(soon); time.Now().Before(deadline); pass(t, 100*time.Millisecond) {
+		open := f.newestOpen(partition)
+		if open == nil {
+			continue
+		}
+		reply, err := f.gateways[owner].API.AckDelivery(t.Context(), f.receiver, open, open.Last(), wait)
+		last = fmt.Sprintf("%d..%d of generation %d: %+v, %v", open.First(), open.Last(), open.Generation, reply, err)
+		switch {
+		case err == nil && reply.Status/100 == 2:
+			return
+		case err != nil || reply.Code != "no_owner" && reply.Code != "generation_stale":
+			t.Errorf("ack of partition %d, %s; want 2xx", partition, last)
+			return
 		}
 	}
+	t.Errorf("no delivery of partition %d could be acked in %v; the last: %s", partition, soon, last)
 }
 
 // settleIdle waits until the running gateways share the partitions evenly.
