@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kpush/kpush/internal/freeport"
 	"github.com/kpush/kpush/internal/gatewaytest"
 )
 
@@ -60,12 +61,11 @@ func TestLatestIsPinnedByThe201(t *testing.T) {
 func TestBrokerDownAtStart(t *testing.T) {
 	brokers := brokersOf(t)
 	kafka := gatewaytest.DialKafka(t, brokers)
-	reserved, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.Take()
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := reserved.Addr().String()
-	reserved.Close()
+	address := freeport.Address(port)
 
 	s := &scene{
 		kafka: kafka, config: gatewaytest.NewConfig(t, address), receiver: gatewaytest.NewReceiver(t, gatewaytest.OK),

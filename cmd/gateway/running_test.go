@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -18,6 +17,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/kpush/kpush/internal/freeport"
 )
 
 const (
@@ -149,15 +150,14 @@ func occupied(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// freeAddress is one that nobody listened on a moment ago.
+// freeAddress is one that nobody listens on.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freeport.Take()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return fmt.Sprint(l.Addr())
+	return freeport.Address(port)
 }
 
 // commands are a shell script that runs.

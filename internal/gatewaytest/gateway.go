@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -20,6 +19,7 @@ import (
 	"time"
 
 	"github.com/kpush/kpush/internal/childprocess"
+	"github.com/kpush/kpush/internal/freeport"
 	"github.com/kpush/kpush/internal/kafkaconf"
 )
 
@@ -217,14 +217,10 @@ func Name(t testing.TB) string {
 	return name[:min(len(name), 48)]
 }
 
-// freeAddress is a loopback address that nobody listened on a moment ago.
+// freeAddress is a loopback address that nobody listens on.
 func freeAddress() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("looking for a free port: %w", err)
-	}
-	defer listener.Close()
-	return listener.Addr().String(), nil
+	port, err := freeport.Take()
+	return freeport.Address(port), err
 }
 
 // Gateway is a running `gateway serve`.

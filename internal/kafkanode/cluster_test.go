@@ -7,6 +7,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/kpush/kpush/internal/freeport"
 )
 
 func TestClusterGoesOnWithoutOneNode(t *testing.T) {
@@ -80,7 +82,7 @@ func TestDetourIsWhatItsClientsAreTold(t *testing.T) {
 		if err != nil || len(brokers) != 1 {
 			t.Fatalf("brokers by way of %s: %v, %v; want one", test.name, brokers, err)
 		}
-		if got := address(int(brokers[0].Port)); got != test.told {
+		if got := freeport.Address(int(brokers[0].Port)); got != test.told {
 			t.Errorf("by way of %s the broker is at %s, want %s", test.name, got, test.told)
 		}
 	}

@@ -2,10 +2,11 @@ package kafkanode
 
 import (
 	"maps"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/kpush/kpush/internal/freeport"
 )
 
 // seat is a node's place in its cluster: its id and its addresses, host:port.
@@ -25,9 +26,9 @@ func seats(size int, detours []string) ([]seat, error) {
 	out := make([]seat, size)
 	for i := range out {
 		own := ports[i*listeners:]
-		out[i] = seat{id: i + 1, broker: address(own[0]), controller: address(own[1])}
+		out[i] = seat{id: i + 1, broker: freeport.Address(own[0]), controller: freeport.Address(own[1])}
 		if i < len(detours) {
-			out[i].detour, out[i].advertised = address(own[2]), detours[i]
+			out[i].detour, out[i].advertised = freeport.Address(own[2]), detours[i]
 		}
 	}
 	return out, nil
@@ -114,15 +115,12 @@ var quickElections = map[string]string{
 func freePorts(count int) ([]int, error) {
 	var ports []int
 	for range count {
-		l, err := net.Listen("tcp", address(0))
+		port, err := freeport.Take()
 		if err != nil {
 			return nil, err
 		}
-		defer func() { _ = l.Close() }() // all at the end, so that they differ
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		ports = append(ports, port)
 	}
 	slices.Sort(ports)
 	return ports, nil
 }
-
-func address(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }

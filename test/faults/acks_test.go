@@ -168,10 +168,27 @@ func (f *field) ackNewest(t *testing.T, owner string, partition int32, wait stri
 	t.Errorf("no delivery of partition %d could be acked in %v; the last: %s", partition, soon, last)
 }
 
-// settleIdle waits until the running gateways share the partitions evenly.
+// settleIdle waits until the running gateways share the partitions evenly, and have
+// taken them up: the group is stable before its last member has heard of it.
 func (f *field) settleIdle(t *testing.T) {
 	t.Helper()
-	gatewaytest.Await(t, later, func() error { return f.shared(t) })
+	gatewaytest.Await(t, later, func() error {
+		if err := f.shared(t); err != nil {
+			return err
+		}
+		for name, own := range f.members(t) {
+			held := 0
+			for _, row := range f.gateways[name].API.Partitions(t, f.id) {
+				if row.Generation >= 0 && row.Owner != nil && *row.Owner == f.configs[name].ReplicaID() {
+					held++
+				}
+			}
+			if held != len(own) {
+				return fmt.Errorf("%s holds %d partitions, and the group has given it %d", name, held, len(own))
+			}
+		}
+		return nil
+	})
 }
 
 // TestX8_ConcurrentRegistration has all replicas create one webhook at once, then
