@@ -24,8 +24,12 @@ import (
 
 // The tests of this file are named by the lines of the checklist for outbound
 // requests, chapters 3 and 4: what receivers do that is neither an answer nor
-// friendly. Deadlines are those of a short attempt.
-const shortAttempt = 300 * time.Millisecond
+// friendly. Deadlines are those of a short attempt, where an attempt has to come to its
+// deadline; else there is time for a busy machine.
+const (
+	shortAttempt = 300 * time.Millisecond
+	longAttempt  = 10 * time.Second
+)
 
 // checkAttempt makes one attempt, which has to end soon, however long the receiver
 // goes on, and to leave its connection closed.
@@ -42,11 +46,15 @@ func checkAttempt(t *testing.T, then func(net.Conn), verdict Verdict, status int
 			close(left)
 		}
 	})
-	c := testClient(t, url, timeout(shortAttempt))
+	limit := longAttempt
+	if code == CodeTimeout {
+		limit = shortAttempt
+	}
+	c := testClient(t, url, timeout(limit))
 	res := deliver(t, c)
 	expect(t, res, verdict, status, code)
-	if res.Took > shortAttempt+2*time.Second {
-		t.Errorf("the attempt took %v, want %v at most", res.Took, shortAttempt)
+	if res.Took > limit+2*time.Second {
+		t.Errorf("the attempt took %v, want %v at most", res.Took, limit)
 	}
 	select {
 	case <-left:
@@ -216,7 +224,7 @@ func TestT8_EndlessInformation(t *testing.T) {
 func TestT9_SwitchingProtocols(t *testing.T) {
 	began := time.Now()
 	checkAttempt(t, once("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"), Failed, 101, CodeRedirect)
-	if took := time.Since(began); took > shortAttempt {
+	if took := time.Since(began); took > longAttempt/5 {
 		t.Errorf("it took %v, want it at once", took)
 	}
 }
